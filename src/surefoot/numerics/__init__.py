@@ -1,1 +1,1 @@
-"""To be written."""
+"""Shared algorithms that know nothing of Surefoot: losses, sets, Krylov, intervals, statistical bounds."""
