@@ -1,1 +1,1 @@
-"""Shared algorithms that know nothing of Surefoot: losses, sets, Krylov, intervals, statistical bounds."""
+"""Shared algorithms that know nothing of Surefoot. Import the module you need."""
