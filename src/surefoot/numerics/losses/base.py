@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-__all__ = ["Labels", "Loss", "LossConstants", "require_positive", "restrict"]
+__all__ = ["Labels", "Loss", "LossConstants", "restrict"]
 
 Labels = Literal["real", "binary", "classes"]
 
@@ -107,12 +107,6 @@ class Loss(ABC):
                 f"{type(self).__name__} expects class indices 0, 1, ... in an integer tensor, got dtype "
                 f"{y.dtype} and smallest label {y.min().item():g}."
             )
-
-
-def require_positive(what: str, value: float) -> None:
-    """Refuse an option that is not a positive finite number."""
-    if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"{what} must be a positive finite number, got {value}.")
 
 
 def restrict(value: Tensor, inside: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from surefoot.numerics.losses.base import Labels, Loss, LossConstants, require_positive, restrict
+from surefoot.numerics.borders import require_positive
+from surefoot.numerics.losses.base import Labels, Loss, LossConstants, restrict
 from surefoot.numerics.roots import increasing_root
 
 __all__ = ["Hinge", "Logistic", "Sigmoid", "SmoothedHinge"]

@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from surefoot.numerics.losses.base import Labels, Loss, LossConstants, require_positive, restrict
+from surefoot.numerics.borders import require_positive
+from surefoot.numerics.losses.base import Labels, Loss, LossConstants, restrict
 
 __all__ = ["Huber", "Pinball", "Squared"]
 
