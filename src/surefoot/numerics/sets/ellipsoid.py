@@ -85,9 +85,7 @@ class WeightedBall(Projectable):
         room = 16 * torch.finfo(g.dtype).eps * torch.linalg.vector_norm(g, dim=-1, keepdim=True)
         unbounded = (flat & (along.abs() > room)).any(dim=-1)
         scaled = torch.where(flat, 0.0, along / torch.where(flat, 1.0, weights).sqrt())
-        reach = (g * like(self.centre, g)).sum(dim=-1) + self.radius * torch.linalg.vector_norm(
-            scaled, dim=-1
-        )
+        reach = (g * like(self.centre, g)).sum(dim=-1) + self.radius * torch.linalg.vector_norm(scaled, dim=-1)
         return torch.where(unbounded, math.inf, reach)
 
 
