@@ -177,7 +177,7 @@ class System:
         figures: run directory -> pictures.
         headline: run directory -> one sentence of what was found.
         tiny: () -> smallest (problem, method) pairs, for the contract tests.
-        tiny_options: options of the smallest run from the command, likewise.
+        tiny_options, tiny_inputs: options and input files (written into a folder, by role) of the smallest run.
         optimizers, estimators: "module:name" of the torch optimisers and estimators it brings.
     """
 
@@ -202,6 +202,7 @@ class System:
     peers: tuple[str, ...] = ()
     tiny: Callable[[], Sequence[tuple[Any, Method[Any, Any, Any]]]] | None = None
     tiny_options: Mapping[str, Any] = field(default_factory=dict)
+    tiny_inputs: Callable[[Path], Mapping[str, str]] | None = None
     optimizers: tuple[str, ...] = ()
     estimators: tuple[str, ...] = ()
 

@@ -244,7 +244,7 @@ def _refute_untouched(verdicts: list[Verdict], claims: list[Claim], stale: Mappi
     for claim, verdict in zip(claims, verdicts, strict=True):
         wrong = [
             f"{name} {what}" for name, what in stale.items()
-            if name.removeprefix("evidence/") in claim.evidence or name.startswith("answer/") and "answer" in claim.evidence
+            if name.removeprefix("evidence/") in claim.evidence or (name.startswith("answer/") and "answer" in claim.evidence)
         ]  # fmt: skip
         judged.append(refute(claim, "; ".join(wrong)) if wrong and verdict.verdict == "confirmed" else verdict)
     return judged
