@@ -105,7 +105,7 @@ def project_ball_in_metric(x: Tensor, H: Tensor, radius: float) -> Tensor:
     """
     weights, vectors = torch.linalg.eigh(H)
     along = x @ vectors
-    norm = torch.linalg.vector_norm(along, dim=-1, keepdim=True)
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     outside = norm > radius
 
     def inverse_norm(multiplier: Tensor) -> tuple[Tensor, Tensor]:
