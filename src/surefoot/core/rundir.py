@@ -19,6 +19,7 @@ from surefoot.core.certificate import Certificate, Claim
 from surefoot.records.files import (
     READERS,
     WRITERS,
+    OtherSchemaError,
     UnsafeFileError,
     inside,
     read_csv,
@@ -149,7 +150,7 @@ class RunReader:
             tree = UPGRADES[tree["schema"]](tree)
         if tree["schema"] != SCHEMA:
             writer = (tree.get("versions") or {}).get("surefoot", "another version")
-            raise UnsafeFileError(
+            raise OtherSchemaError(
                 f"{name} has schema {tree['schema']}, this version reads {SCHEMA}; use surefoot {writer} to read it"
             )
         return tree

@@ -25,6 +25,10 @@ class UnsafeFileError(ValueError):
     """A file that is not what it says, or that would do more than be read."""
 
 
+class OtherSchemaError(UnsafeFileError):
+    """A record of a schema this version cannot read; the message says which version can."""
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file, or of a directory's sorted manifest (names and file digests)."""
     if path.is_dir():
