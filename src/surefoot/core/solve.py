@@ -159,17 +159,8 @@ def solve(
         seconds = before + time.perf_counter() - began
         answer = method.answer(problem, state)
         certificate = method.certify(problem, state) if certify and status.good else None
-    return Result(
-        answer,
-        status,
-        reason or status.value,
-        certificate,
-        history,
-        state.k,
-        dict(state.counts),
-        seconds,
-        peak_memory(),
-    )
+    cost = (state.k, dict(state.counts), seconds, peak_memory())
+    return Result(answer, status, reason or status.value, certificate, history, *cost)
 
 
 def _within_horizon(budget: Budget, horizon: int | None) -> Budget:
