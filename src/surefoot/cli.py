@@ -126,7 +126,7 @@ class Session:
 
 
 def run(arguments: list[str]) -> int:
-    """run CARD [INPUT...] [--option VALUE...]: run a card on your input, or on its sample"""
+    """run a card on your input, or on its sample"""
     if not arguments or arguments[0].startswith("-"):
         if arguments and arguments[0] in ("-h", "--help"):
             sys.stdout.write(f"usage: surefoot run CARD [INPUT...] [options]\ncards: {', '.join(catalog.cards())}\n")
@@ -160,12 +160,12 @@ def _parse_run(system: System, arguments: list[str]) -> tuple[Session, Any, tupl
     roles = "; ".join(f"{spec.role}: {spec.help}" for spec in system.inputs) or "takes no input"
     flags = dataclasses.make_dataclass("Flags", [
         ("inputs", tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="INPUT", help=f"{roles}. None: the sample.")]], ()),
-        ("session", tyro.conf.OmitArgPrefixes[Session], Session(preset=preset)),
-        ("options", tyro.conf.OmitArgPrefixes[system.options], default),
+        ("run", tyro.conf.OmitArgPrefixes[Session], Session(preset=preset)),
+        ("method", tyro.conf.OmitArgPrefixes[system.options], default),
     ])  # fmt: skip
     arguments = ["--out" if a == "-o" else a for a in arguments]
     parsed: Any = tyro.cli(flags, prog=f"surefoot run {system.name}", description=system.title, args=arguments)
-    return parsed.session, parsed.options, parsed.inputs
+    return parsed.run, parsed.method, parsed.inputs
 
 
 def _given(system: System, inputs: Sequence[str]) -> dict[str, str]:
@@ -288,9 +288,10 @@ def _print_verdicts(reader: RunReader, verdicts: Sequence[Verdict]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from surefoot.core.certificate import read_claims
     from surefoot.report.html import relation
 
-    claims = {claim.name: claim for claim in reader.claims} if verdicts else {}
+    claims = {claim.name: claim for claim in read_claims(reader)} if verdicts else {}
     table = Table(box=None, pad_edge=False, header_style="dim")
     for heading in ("verdict", "kind", "outcome", "claim", "value"):
         table.add_column(heading)
@@ -309,7 +310,7 @@ def _print_verdicts(reader: RunReader, verdicts: Sequence[Verdict]) -> None:
 
 # ---- verify, compare, view ----------------------------------------------------------------------------------
 def verify(arguments: list[str]) -> int:
-    """verify RUN: check every claim of a run again, with independent code"""
+    """check every claim of a run again, with independent code"""
     parser = _parser("verify", verify)
     parser.add_argument("run", help="the run's folder")
     parser.add_argument("--data", help="folder with the inputs, where they are not where they were")
@@ -343,7 +344,7 @@ def verify(arguments: list[str]) -> int:
 
 
 def compare(arguments: list[str]) -> int:
-    """compare RUN RUN...: runs side by side, as a table and a page"""
+    """runs side by side, as a table and a page"""
     parser = _parser("compare", compare)
     parser.add_argument("runs", nargs="+")
     parser.add_argument("-o", "--out", default="compare.html", help="the page (default compare.html)")
@@ -367,7 +368,7 @@ def compare(arguments: list[str]) -> int:
 
 
 def view(arguments: list[str]) -> int:
-    """view RUN: draw the report again and open it in the browser"""
+    """draw the report again and open it in the browser"""
     parser = _parser("view", view)
     parser.add_argument("run")
     parser.add_argument("--no-open", action="store_true", help="only write the page")
@@ -386,7 +387,7 @@ def view(arguments: list[str]) -> int:
 
 # ---- list, info, tour, bench, doctor, completion -------------------------------------------------------------
 def list_cards(arguments: list[str]) -> int:
-    """list: the cards there are"""
+    """the cards there are"""
     parser = _parser("list", list_cards)
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args(arguments)
@@ -407,7 +408,7 @@ def list_cards(arguments: list[str]) -> int:
 
 
 def info(arguments: list[str]) -> int:
-    """info CARD: options, paper, inputs, sample and licence of a card"""
+    """options, paper, inputs, sample and licence of a card"""
     parser = _parser("info", info)
     parser.add_argument("card")
     asked = parser.parse_args(arguments)
@@ -456,7 +457,7 @@ def _option_help(options: type) -> dict[str, str]:
 
 
 def tour(arguments: list[str]) -> int:
-    """tour: every card on its sample, into one page"""
+    """every card on its sample, into one page"""
     parser = _parser("tour", tour)
     parser.add_argument("--only", action="append", metavar="NAME", help="only this card (may be repeated)")
     parser.add_argument("--jobs", type=int, default=1, help="cards at a time")
@@ -476,7 +477,7 @@ def tour(arguments: list[str]) -> int:
 
 
 def bench(arguments: list[str]) -> int:
-    """bench CARD: measure a card beside its peers (from a checkout)"""
+    """measure a card beside its peers (from a checkout)"""
     folder = Path(surefoot.__file__).resolve().parents[2] / "benchmarks"
     if not (folder / "harness.py").is_file():
         raise UsageError(
@@ -488,7 +489,7 @@ def bench(arguments: list[str]) -> int:
 
 
 def doctor(arguments: list[str]) -> int:
-    """doctor: extras, devices, threads and cache on this machine"""
+    """extras, devices, threads and cache on this machine"""
     _parser("doctor", doctor).parse_args(arguments)
     import re
     from importlib.metadata import PackageNotFoundError, requires, version
@@ -535,7 +536,7 @@ def doctor(arguments: list[str]) -> int:
 
 
 def completion(arguments: list[str]) -> int:
-    """completion SHELL: print the completion script for bash, zsh or fish"""
+    """print the completion script for bash, zsh or fish"""
     parser = _parser("completion", completion)
     parser.add_argument("shell", choices=SHELLS)
     shell = parser.parse_args(arguments).shell

@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from surefoot.core.certificate import Claim
+from surefoot.core.certificate import Claim, read_claims
 from surefoot.core.rundir import RunReader
 from surefoot.core.system import System
 from surefoot.records.files import write_bytes
@@ -62,7 +62,7 @@ def claim_rows(reader: RunReader) -> list[dict[str, Any]]:
         return []
     said = {v["claim"]: v for v in reader.verdicts}
     rows = []
-    for claim in reader.claims:
+    for claim in read_claims(reader):
         verdict = said.get(claim.name, {"verdict": "unchecked", "why": "not verified yet"})
         confidence = claim.confidence
         rows.append({
@@ -115,7 +115,7 @@ def history_plots(histories: Mapping[str, Mapping[str, Any]], most: int = 6) -> 
                     axis.plot(_numbers(history, "k"), _numbers(history, name), label=label)
             values = np.concatenate([_numbers(h, name) for h in histories.values() if name in h])
             values = values[np.isfinite(values)]
-            if (values > 0).all() and values.max() > 50 * values.min():
+            if (values > 0).all() and values.max() < 1e300 and values.max() > 50 * values.min():
                 axis.set_yscale("log")
             axis.set(title=name.replace("_", " "), xlabel="step")
         for axis in axes[len(names) :]:

@@ -18,7 +18,7 @@ def styled() -> Iterator[None]:
         "axes.prop_cycle": mpl.rcsetup.cycler(color=COLOURS),
         "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#8a939c", "axes.grid": True,
         "grid.color": "#e3e7ea", "grid.linewidth": 0.7, "axes.axisbelow": True, "axes.titlesize": 11, "axes.labelsize": 10,
-        "axes.titleweight": "semibold", "xtick.color": "#4a545e", "ytick.color": "#4a545e", "xtick.labelsize": 9,
+        "axes.titleweight": "bold", "xtick.color": "#4a545e", "ytick.color": "#4a545e", "xtick.labelsize": 9,
         "ytick.labelsize": 9, "legend.frameon": False, "legend.fontsize": 9, "lines.linewidth": 1.8, "figure.figsize": (7.0, 4.0),
         "figure.dpi": 110, "savefig.bbox": "tight", "figure.constrained_layout.use": True, "font.family": "sans-serif",
         "svg.fonttype": "path", "svg.hashsalt": "surefoot", "image.cmap": "viridis",
