@@ -142,10 +142,7 @@ class Interval:
     def __mul__(self, other: Interval | ArrayLike) -> Interval:
         right = _lift(other)
         ends = [_product(a, b) for a in (self.low, self.high) for b in (right.low, right.high)]
-        return Interval(
-            np.minimum.reduce([low for low, _ in ends]),
-            np.maximum.reduce([high for _, high in ends]),
-        )
+        return Interval(np.minimum.reduce([low for low, _ in ends]), np.maximum.reduce([high for _, high in ends]))
 
     def __truediv__(self, other: Interval | ArrayLike) -> Interval:
         """The quotient; the whole line where the divisor holds 0."""
