@@ -24,10 +24,12 @@ class Knowledge:
     Attributes:
         allowed: (d, d), False where the edge row -> column is ruled out; None allows everything.
         required: (d, d), True where the edge row -> column is in every answer; None requires nothing.
+        before: (d, d), True where row has to come before column in every causal order (required edges, tiers).
     """
 
     allowed: Mask | None = None
     required: Mask | None = None
+    before: Mask | None = None
 
 
 def knowledge(
@@ -57,10 +59,12 @@ def knowledge(
     for edge in exclude:
         allowed[_edge(names, edge, "exclude")] = False
     level = _levels(names, tiers)
+    before = np.zeros((order, order), dtype=bool)
     for source, later in level.items():
         for target, earlier in level.items():
             if later > earlier:
                 allowed[source, target] = False
+                before[target, source] = True
     for edge in require:
         source, target = _edge(names, edge, "require")
         if not allowed[source, target]:
@@ -70,11 +74,12 @@ def knowledge(
             )
         required[source, target] = True
         allowed[target, source] = False
-    _refuse_required_cycle(names, required)
+    before |= required
+    _refuse_cycle(names, before)
     if allowed.all():
         return Knowledge()
     np.fill_diagonal(allowed, False)
-    return Knowledge(allowed, required if required.any() else None)
+    return Knowledge(allowed, required if required.any() else None, before if before.any() else None)
 
 
 def _index(names: Sequence[str], node: Node, option: str) -> int:
@@ -109,10 +114,12 @@ def _levels(names: Sequence[str], tiers: Sequence[Sequence[Node]] | Mapping[Node
     return level
 
 
-def _refuse_required_cycle(names: Sequence[str], required: Mask) -> None:
-    parents = {j: set(map(int, np.flatnonzero(required[:, j]))) for j in range(len(names))}
+def _refuse_cycle(names: Sequence[str], before: Mask) -> None:
+    parents = {j: set(map(int, np.flatnonzero(before[:, j]))) for j in range(len(names))}
     try:
         TopologicalSorter(parents).prepare()
     except CycleError as error:
         cycle = " -> ".join(names[i] for i in error.args[1])
-        raise ValueError(f"the required edges form the cycle {cycle}; a DAG cannot hold them all") from None
+        raise ValueError(
+            f"the required edges and tiers ask for the cycle {cycle}; a DAG cannot hold them all"
+        ) from None

@@ -20,6 +20,7 @@ import numpy as np
 from scipy import linalg, stats
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 @dataclass(frozen=True)
@@ -113,24 +114,22 @@ def test_order(covariance: Array, order: Sequence[int], rows: int, residuals: Ar
 test_order.__test__ = False  # type: ignore[attr-defined]  # the name is the field's; pytest must not collect it
 
 
-def greedy_order(covariance: Array, allowed: np.ndarray[Any, np.dtype[np.bool_]] | None = None) -> list[int]:
+def greedy_order(covariance: Array, before: Mask | None = None) -> list[int]:
     """Take, again and again, the variable of smallest variance given those already taken.
 
     Each choice downdates the covariance by rank one, O(d^3) in all.
 
     Args:
         covariance: (d, d).
-        allowed: (d, d) of edges row -> column. A required edge has its reverse ruled out, and a tier rules out all edges
-            backwards; a variable waits while some untaken one can reach it but not the other way round.
+        before: (d, d), True where row has to be taken before column (required edges, tiers); acyclic.
     """
     remaining = covariance.astype(np.float64).copy()
     untaken = np.ones(len(covariance), dtype=bool)
-    before = np.zeros_like(untaken, shape=covariance.shape) if allowed is None else allowed & ~allowed.T
+    waits = np.zeros(covariance.shape, dtype=bool) if before is None else before
     order: list[int] = []
     for _ in range(len(covariance)):
-        free = untaken & ~(before & untaken[:, None]).any(axis=0)
-        candidates = free if free.any() else untaken
-        node = int(np.argmin(np.where(candidates, np.diag(remaining), np.inf)))
+        free = untaken & ~(waits & untaken[:, None]).any(axis=0)
+        node = int(np.argmin(np.where(free, np.diag(remaining), np.inf)))
         order.append(node)
         untaken[node] = False
         pivot = remaining[node, node]
