@@ -158,9 +158,7 @@ def test_prox_minimises(which: Loss, step: float) -> None:
         for start, point in zip(v.tolist(), ours.tolist(), strict=True):
 
             def target(z: float, start: float = start, y: Tensor = y) -> float:
-                return (
-                    step * which.value(torch.tensor(z, dtype=torch.float64), y).item() + (z - start) ** 2 / 2
-                )
+                return step * which.value(torch.tensor(z, dtype=torch.float64), y).item() + (z - start) ** 2 / 2
 
             found = optimize.minimize_scalar(
                 target, bounds=(start - 15, start + 15), method="bounded", options={"xatol": 1e-11}
@@ -221,9 +219,7 @@ def test_exp_concavity_is_the_largest_constant(which: Loss, radius: float) -> No
 
 def test_exp_concavity_is_zero_on_linear_parts() -> None:
     assert Huber(1.0).exp_concavity(1.1) == 0
-    assert all(
-        each.exp_concavity(1.0) == 0 for each in (Hinge(), Pinball(0.5), Sigmoid(), SmoothedHinge(1.0))
-    )
+    assert all(each.exp_concavity(1.0) == 0 for each in (Hinge(), Pinball(0.5), Sigmoid(), SmoothedHinge(1.0)))
 
 
 class TestSoftmax:
@@ -245,9 +241,7 @@ class TestSoftmax:
     def test_constants(self) -> None:
         constants = self.which.constants
         assert self.which.derivative(self.z, self.y).norm(dim=1).max() <= constants.lipschitz
-        assert (
-            torch.linalg.eigvalsh(self.which.second_derivative(self.z, self.y)).max() <= constants.curvature
-        )
+        assert torch.linalg.eigvalsh(self.which.second_derivative(self.z, self.y)).max() <= constants.curvature
         # extremes: certain and wrong; certain up to a tie of two
         wrong = torch.tensor([[50.0, 0, 0, 0]], dtype=torch.float64)
         tie = torch.tensor([[50.0, 50.0, 0, 0]], dtype=torch.float64)

@@ -189,9 +189,7 @@ def test_cylinder_and_affine_supports_know_their_flat_directions() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(hnp.arrays(np.float64, (3, N), elements=st.floats(-30, 30)), st.floats(0.05, 5))
-def test_ball_projection_in_a_metric_satisfies_its_optimality_conditions(
-    x: np.ndarray, radius: float
-) -> None:
+def test_ball_projection_in_a_metric_satisfies_its_optimality_conditions(x: np.ndarray, radius: float) -> None:
     definite = H + 0.2 * torch.eye(N, dtype=torch.float64)
     points = torch.from_numpy(x)
     p = project_ball_in_metric(points, definite, radius)
@@ -203,9 +201,7 @@ def test_ball_projection_in_a_metric_satisfies_its_optimality_conditions(
         assert point.norm().item() == pytest.approx(radius, rel=1e-9)
         multiplier = (force @ point / (point @ point)).item()
         assert multiplier >= -1e-9
-        torch.testing.assert_close(
-            force, multiplier * point, rtol=1e-7, atol=1e-8 * (1 + start.norm().item())
-        )
+        torch.testing.assert_close(force, multiplier * point, rtol=1e-7, atol=1e-8 * (1 + start.norm().item()))
 
 
 def test_one_dimensional_metric_projection_is_the_clamp() -> None:

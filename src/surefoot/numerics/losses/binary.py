@@ -114,9 +114,7 @@ class Hinge(Loss):
 
     @property
     def constants(self) -> LossConstants:
-        return LossConstants(
-            lipschitz=1.0, curvature=math.inf, curvature_floor=0.0, self_concordance=math.inf
-        )
+        return LossConstants(lipschitz=1.0, curvature=math.inf, curvature_floor=0.0, self_concordance=math.inf)
 
     def value(self, z: Tensor, y: Tensor) -> Tensor:
         return (1 - y * z).clamp(min=0)
@@ -160,9 +158,7 @@ class SmoothedHinge(Loss):
 
     @property
     def constants(self) -> LossConstants:
-        return LossConstants(
-            lipschitz=1.0, curvature=1 / self.width, curvature_floor=0.0, self_concordance=math.inf
-        )
+        return LossConstants(lipschitz=1.0, curvature=1 / self.width, curvature_floor=0.0, self_concordance=math.inf)
 
     def value(self, z: Tensor, y: Tensor) -> Tensor:
         short = (1 - y * z).clamp(min=0)

@@ -38,9 +38,7 @@ class Softmax(Loss):
     @property
     def constants(self) -> LossConstants:
         # |p - e_y| <= sqrt 2; diag(p) - pp' <= 1/2; its derivative along h <= sqrt 2 |h| times it
-        return LossConstants(
-            lipschitz=math.sqrt(2), curvature=0.5, curvature_floor=0.0, self_concordance=math.sqrt(2)
-        )
+        return LossConstants(lipschitz=math.sqrt(2), curvature=0.5, curvature_floor=0.0, self_concordance=math.sqrt(2))
 
     def value(self, z: Tensor, y: Tensor) -> Tensor:
         return -torch.log_softmax(z, dim=-1).gather(-1, y.unsqueeze(-1)).squeeze(-1)

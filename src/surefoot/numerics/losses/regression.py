@@ -61,9 +61,7 @@ class Huber(Loss):
 
     @property
     def constants(self) -> LossConstants:
-        return LossConstants(
-            lipschitz=self.knee, curvature=1.0, curvature_floor=0.0, self_concordance=math.inf
-        )
+        return LossConstants(lipschitz=self.knee, curvature=1.0, curvature_floor=0.0, self_concordance=math.inf)
 
     def value(self, z: Tensor, y: Tensor) -> Tensor:
         size = (z - y).abs()
@@ -107,9 +105,7 @@ class Pinball(Loss):
     @property
     def constants(self) -> LossConstants:
         slope = max(self.quantile, 1 - self.quantile)
-        return LossConstants(
-            lipschitz=slope, curvature=math.inf, curvature_floor=0.0, self_concordance=math.inf
-        )
+        return LossConstants(lipschitz=slope, curvature=math.inf, curvature_floor=0.0, self_concordance=math.inf)
 
     def value(self, z: Tensor, y: Tensor) -> Tensor:
         r = z - y

@@ -54,16 +54,12 @@ class Box(Projectable):
 
     def __post_init__(self) -> None:
         if not bool((torch.as_tensor(self.low) <= torch.as_tensor(self.high)).all()):
-            raise ValueError(
-                "Box needs low <= high in every coordinate and no NaN; swap or correct the ends."
-            )
+            raise ValueError("Box needs low <= high in every coordinate and no NaN; swap or correct the ends.")
 
     @property
     def diameter(self) -> float:
         """Length of the diagonal; one end must be a tensor, else the dimension is unknown."""
-        width = torch.as_tensor(self.high, dtype=torch.float64) - torch.as_tensor(
-            self.low, dtype=torch.float64
-        )
+        width = torch.as_tensor(self.high, dtype=torch.float64) - torch.as_tensor(self.low, dtype=torch.float64)
         if width.ndim == 0 and math.isfinite(width.item()):
             raise ValueError(
                 "A Box with plain numbers as ends does not know its dimension; give low or high as a tensor."
@@ -186,9 +182,7 @@ class Affine(Projectable):
         A, b = self.A.double(), self.b.double()
         residual = torch.linalg.vector_norm(A @ self._point - b).item()
         if residual > 1e-8 * max(1.0, torch.linalg.vector_norm(b).item()):
-            raise ValueError(
-                f"A x = b has no solution: the least residual is {residual:.3g}; check rows and b."
-            )
+            raise ValueError(f"A x = b has no solution: the least residual is {residual:.3g}; check rows and b.")
 
     @cached_property
     def _row_basis(self) -> Tensor:
@@ -236,9 +230,7 @@ class Product:
 
     def __post_init__(self) -> None:
         if len(self.sets) != len(self.sizes):
-            raise ValueError(
-                f"Product got {len(self.sets)} sets but {len(self.sizes)} sizes; give one size a set."
-            )
+            raise ValueError(f"Product got {len(self.sets)} sets but {len(self.sizes)} sizes; give one size a set.")
 
     @property
     def diameter(self) -> float:

@@ -85,9 +85,7 @@ class WeightedBall(Projectable):
         room = 16 * torch.finfo(g.dtype).eps * torch.linalg.vector_norm(g, dim=-1, keepdim=True)
         unbounded = (flat & (along.abs() > room)).any(dim=-1)
         scaled = torch.where(flat, 0.0, along / torch.where(flat, 1.0, weights).sqrt())
-        reach = (g * like(self.centre, g)).sum(dim=-1) + self.radius * torch.linalg.vector_norm(
-            scaled, dim=-1
-        )
+        reach = (g * like(self.centre, g)).sum(dim=-1) + self.radius * torch.linalg.vector_norm(scaled, dim=-1)
         return torch.where(unbounded, math.inf, reach)
 
 
@@ -107,7 +105,7 @@ def project_ball_in_metric(x: Tensor, H: Tensor, radius: float) -> Tensor:
     """
     weights, vectors = torch.linalg.eigh(H)
     along = x @ vectors
-    norm = torch.linalg.vector_norm(along, dim=-1, keepdim=True)
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     outside = norm > radius
 
     def inverse_norm(multiplier: Tensor) -> tuple[Tensor, Tensor]:
