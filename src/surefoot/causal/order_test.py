@@ -22,6 +22,10 @@ from scipy import linalg, stats
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
+LEVEL = 0.01
+SINGULAR = 1e-12
+"""Conditional variances below this fraction of the marginal ones are rounding."""
+
 
 @dataclass(frozen=True)
 class OrderTest:
@@ -53,10 +57,11 @@ def degrees_of_freedom(rows: int, count: int) -> Array:
     return rows - 1.0 - np.arange(count)
 
 
-def bartlett_p_value(variances: Array, rows: int) -> float:
-    """Bartlett's test that all conditional variances agree, for Gaussian noise.
+def bartlett_statistic(variances: Array, rows: int) -> tuple[float, float]:
+    """Bartlett's statistic for equal conditional variances under Gaussian noise, and its 1 % critical value.
 
-    `T = [N log(sum nu_j s_j^2 / N) - sum nu_j log s_j^2] / C` with `s_j^2 = n v_j / nu_j`, chi-squared with d - 1 degrees.
+    `T = [N log(sum nu_j s_j^2 / N) - sum nu_j log s_j^2] / C` with `s_j^2 = n v_j / nu_j`, chi-squared with d - 1 degrees;
+    `C = 1 + (sum 1/nu_j - 1/N) / (3 (d - 1))` is Bartlett's correction.
 
     Args:
         variances: (d,) conditional variances along the order.
@@ -67,7 +72,7 @@ def bartlett_p_value(variances: Array, rows: int) -> float:
     total = freedom.sum()
     statistic = total * np.log(np.sum(freedom * unbiased) / total) - np.sum(freedom * np.log(unbiased))
     correction = 1.0 + (np.sum(1.0 / freedom) - 1.0 / total) / (3.0 * (len(variances) - 1.0))
-    return float(stats.chi2.sf(statistic / correction, len(variances) - 1))
+    return float(statistic / correction), float(stats.chi2.isf(LEVEL, len(variances) - 1))
 
 
 def order_residuals(values: Array, order: Sequence[int]) -> Array:
@@ -77,38 +82,53 @@ def order_residuals(values: Array, order: Sequence[int]) -> Array:
     return basis * np.diag(triangle)
 
 
-def brown_forsythe_p_value(residuals: Array, rows: int) -> float:
-    """Brown and Forsythe's test that all residual columns have one spread; keeps its level for heavy-tailed noise.
+def brown_forsythe_statistic(residuals: Array) -> tuple[float, float]:
+    """Brown and Forsythe's statistic for equal spread, and its 1 % critical value; it bears heavy-tailed noise.
+
+    Column j is scaled by `sqrt(n / nu_j)` for the degrees of freedom that its j - 1 predecessors took.
 
     Args:
-        residuals: (m, d) residuals along the order, all n rows or a sample of them.
-        rows: number n of rows behind the regressions: column j is scaled by `sqrt(n / nu_j)`.
+        residuals: (n, d) output of `order_residuals`; the rows of a column may come in any order.
     """
-    freedom = degrees_of_freedom(rows, residuals.shape[1])
-    scaled = residuals * np.sqrt(rows / freedom)
-    return float(stats.levene(*scaled.T, center="median").pvalue)
+    rows, variables = residuals.shape
+    scaled = residuals * np.sqrt(rows / degrees_of_freedom(rows, variables))
+    statistic = float(stats.levene(*scaled.T, center="median").statistic)
+    return statistic, float(stats.f.isf(LEVEL, variables - 1, variables * (rows - 1)))
 
 
-def test_order(covariance: Array, order: Sequence[int], rows: int, residuals: Array | None = None) -> OrderTest:
+def obstacle(covariance: Array, order: Sequence[int], rows: int) -> str:
+    """Why the order cannot be tested, or ''."""
+    if rows <= len(order) + 1:
+        return f"the test needs more rows than variables + 1: there are {rows} rows and {len(order)} variables"
+    try:
+        variances = conditional_variances(covariance, order)
+    except linalg.LinAlgError:
+        return "the covariance is singular: a column is a combination of others"
+    if np.any(variances <= SINGULAR * np.diag(covariance)[list(order)]):
+        return "the covariance is singular to rounding: a column is a combination of others"
+    return ""
+
+
+def test_order(covariance: Array, order: Sequence[int], rows: int, values: Array | None = None) -> OrderTest:
     """Excess and both tests for one order.
 
     Args:
         covariance: (d, d) biased covariance.
         order: the nodes, causes first.
         rows: number n of observations; the tests need n > d + 1.
-        residuals: output of `order_residuals` (or rows of it) for the test of Brown and Forsythe.
+        values: (m, d) the table, or rows of it, for the test of Brown and Forsythe.
     """
-    if rows <= len(order) + 1:
-        return OrderTest(None, None, None, f"needs more rows than variables + 1: {rows} rows, {len(order)} variables")
-    try:
-        variances = conditional_variances(covariance, order)
-    except linalg.LinAlgError:
-        return OrderTest(None, None, None, "the covariance is singular: a column depends on others")
-    if variances.min() <= 1e-12 * np.diag(covariance).max():
-        return OrderTest(None, None, None, "the covariance is singular to rounding: a column depends on others")
-    excess = float(np.mean(variances) / np.exp(np.mean(np.log(variances))) - 1.0)
-    spread = None if residuals is None else brown_forsythe_p_value(residuals, rows)
-    return OrderTest(excess, bartlett_p_value(variances, rows), spread)
+    reason = obstacle(covariance, order, rows)
+    if reason:
+        return OrderTest(None, None, None, reason)
+    variances = conditional_variances(covariance, order)
+    bartlett, _ = bartlett_statistic(variances, rows)
+    spread = None
+    if values is not None and len(values) > len(order) + 1:
+        statistic, _ = brown_forsythe_statistic(order_residuals(values, order))
+        spread = float(stats.f.sf(statistic, len(order) - 1, len(order) * (len(values) - 1)))
+    excess = order_excess(covariance, order)
+    return OrderTest(excess, float(stats.chi2.sf(bartlett, len(order) - 1)), spread)
 
 
 test_order.__test__ = False  # type: ignore[attr-defined]  # the name is the field's; pytest must not collect it

@@ -177,29 +177,30 @@ class ConcomitantPath:
         known = problem.knowledge
         adjacency = to_dag(weights, self.threshold, self.repair, known.required)
         order = causal_order(problem, adjacency)
-        noise = state.position.noise_std.copy()
+        fitted = weights
         if self.refine == "order":
             order, adjacency = repair_order(problem.covariance, problem.rows, order, self.threshold, known)
-            floor = start_levels(problem.covariance, self.variance)[1]
-            noise = noise_levels(residual_variances(problem.covariance, adjacency), self.variance, floor)
+            fitted = adjacency
+        floor = start_levels(problem.covariance, self.variance)[1]
+        noise = noise_levels(residual_variances(problem.covariance, fitted), self.variance, floor)
         return Dag(adjacency, noise, tuple(order), problem.names)
 
     def certify(self, problem: Table, state: PathState) -> Certificate:
         """Claims about the answer with their evidence; see `certify.py`."""
         from surefoot.causal.certify import certify_dag
 
-        stage = len(self.acyclicity_scales) - 1
+        last = len(self.acyclicity_scales) - 1
         return certify_dag(
             problem,
             self.answer(problem, state),
             variance=self.variance,
             sparsity=self.sparsity,
             refine=self.refine,
+            threshold=self.threshold,
             path_weights=state.position.weights_in.T.copy(),
-            path_noise=state.position.noise_std.copy(),
-            centre=self.first_centre * self.centre_factor**stage,
+            centre=self.first_centre * self.centre_factor ** min(state.stage, last),
             acyclicity_scale=state.position.acyclicity_scale,
-            finished=state.stage > stage,
+            finished=state.stage > last,
         )
 
     # ---- stages ----------------------------------------------------------------------------------------------

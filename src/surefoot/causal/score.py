@@ -6,12 +6,14 @@ table, sigma `noise_std`, sigma_0 `floor`, lam `sparsity`, s `acyclicity_scale`,
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from surefoot.causal.problem import Variance
+
 Array = np.ndarray[Any, np.dtype[np.float64]]
-Variance = Literal["equal", "unequal"]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 def residual_variances(covariance: Array, weights: Array) -> Array:
@@ -29,15 +31,18 @@ def noise_levels(residual: Array, variance: Variance, floor: float) -> Array:
     return np.maximum(np.sqrt(np.maximum(level, 0.0)), floor)
 
 
-def score(covariance: Array, weights: Array, noise_std: Array, sparsity: float) -> float:
-    """The concomitant score, jointly convex in weights and noise.
+def score(
+    covariance: Array, weights: Array, noise_std: Array, sparsity: float, penalised: Mask | None = None
+) -> float:
+    """The concomitant score, jointly convex in weights and noise; edges that are not `penalised` bear no l1 weight.
 
     Unequal variances: `1/2 sum_j (R_jj / sigma_j + sigma_j) + lam ||W||_1`; with one entry in `noise_std` this is the
     equal-variance score `tr R / (2 sigma) + d sigma / 2 + lam ||W||_1`.
     """
     residual = residual_variances(covariance, weights)
     fit = 0.5 * float(np.sum(residual / noise_std + noise_std))
-    return fit + sparsity * float(np.abs(weights).sum())
+    magnitude = np.abs(weights) if penalised is None else np.abs(weights) * penalised
+    return fit + sparsity * float(magnitude.sum())
 
 
 def score_gradient(covariance: Array, weights: Array, noise_std: Array) -> Array:
@@ -76,15 +81,27 @@ def start_levels(covariance: Array, variance: Variance) -> tuple[Array, float]:
 
 
 def stationarity(
-    covariance: Array, weights: Array, noise_std: Array, sparsity: float, centre: float, acyclicity_scale: float
+    covariance: Array,
+    weights: Array,
+    noise_std: Array,
+    sparsity: float,
+    centre: float,
+    acyclicity_scale: float,
+    allowed: Mask | None = None,
+    required: Mask | None = None,
 ) -> float:
-    """Largest violation of the first-order conditions of `mu Score + h_s`, divided by mu lam (1 if lam is zero).
+    """Largest violation of the first-order conditions of `mu Score + h_s`, divided by mu lam (by mu if lam is zero).
 
-    With G the gradient of the smooth part: `|G_ij + mu lam sign(W_ij)|` on the support, `max(|G_ij| - mu lam, 0)` off it.
+    With G the gradient of the smooth part: `|G_ij + mu lam sign(W_ij)|` on the support, `max(|G_ij| - mu lam, 0)` off it;
+    edges that are not allowed do not count, required ones bear no l1 weight.
     """
     gradient = centre * score_gradient(covariance, weights, noise_std) + log_det_gradient(weights, acyclicity_scale)
-    threshold = centre * sparsity
+    threshold = np.full_like(weights, centre * sparsity)
+    if required is not None:
+        threshold[required] = 0.0
     on_support = np.abs(gradient + threshold * np.sign(weights))
     off_support = np.maximum(np.abs(gradient) - threshold, 0.0)
-    worst = float(np.max(np.where(weights != 0.0, on_support, off_support)))
-    return worst / threshold if threshold > 0.0 else worst
+    violation = np.where(weights != 0.0, on_support, off_support)
+    if allowed is not None:
+        violation = np.where(allowed, violation, 0.0)
+    return float(violation.max()) / (centre * (sparsity if sparsity > 0.0 else 1.0))
