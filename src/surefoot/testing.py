@@ -348,7 +348,7 @@ def check_optimizer(factory: Callable[[Any], torch.optim.Optimizer]) -> None:
     def train(steps: int, x: list[Any], loss: Callable[[], torch.Tensor], optimizer: torch.optim.Optimizer) -> None:
         for _ in range(steps):
 
-            def closure() -> torch.Tensor:
+            def closure() -> Any:
                 optimizer.zero_grad()
                 value = loss()
                 value.backward()

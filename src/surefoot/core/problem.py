@@ -1,7 +1,6 @@
 """What the user brings: oracles and constants, as frozen dataclasses.
 
-Domain containers (tables, cubes, scenes, worlds) live in their domains; these are the shapes that
-several domains share.
+Containers of one domain (tables, cubes, scenes, worlds) live there; these shapes are shared.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def solve(
     streams = Streams((None if method.private else 0) if seed is UNSET else seed)
     state = method.init(problem, start, streams)
     history, before, ended = History(), 0.0, None
-    every = every or (folder.every if folder else None) or Every()
+    saving = every or (folder.every if folder else None) or Every()
     if folder and (found := load_checkpoint(folder.checkpoints, state)):
         state, extra = found
         history, before, ended = History.from_json(extra["history"]), float(extra["seconds"]), extra["ended"]
@@ -135,7 +135,7 @@ def solve(
         if folder and is_writer():
             ended = [status.name, reason] if status is not None and status.final else None
             extra = {"history": history.to_json(), "seconds": before + time.perf_counter() - began, "ended": ended}
-            save_checkpoint(folder.checkpoints, state, extra, every.keep)
+            save_checkpoint(folder.checkpoints, state, extra, saving.keep)
             folder.write_history(history.columns())
 
     with polite_interrupt() as interrupted:
@@ -148,8 +148,8 @@ def solve(
             status, reason = _verdict(look, state, budget, seconds, watches)
             if status is None and interrupted():
                 status, reason = Status.INTERRUPTED, "interrupted"
-            due = (every.steps is not None and state.k - saved_k >= every.steps) or (
-                every.seconds is not None and now - saved_at >= every.seconds
+            due = (saving.steps is not None and state.k - saved_k >= saving.steps) or (
+                saving.seconds is not None and now - saved_at >= saving.seconds
             )
             if due and status is None:
                 save()
@@ -159,17 +159,8 @@ def solve(
         seconds = before + time.perf_counter() - began
         answer = method.answer(problem, state)
         certificate = method.certify(problem, state) if certify and status.good else None
-    return Result(
-        answer,
-        status,
-        reason or status.value,
-        certificate,
-        history,
-        state.k,
-        dict(state.counts),
-        seconds,
-        peak_memory(),
-    )
+    cost = (state.k, dict(state.counts), seconds, peak_memory())
+    return Result(answer, status, reason or status.value, certificate, history, *cost)
 
 
 def _within_horizon(budget: Budget, horizon: int | None) -> Budget:

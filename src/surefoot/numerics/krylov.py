@@ -291,12 +291,7 @@ class SpectralQuadrature:
 
 
 def spectral_quadrature(
-    matvec: Matvec,
-    like: Tensor,
-    *,
-    probes: int = 10,
-    steps: int = 60,
-    generator: torch.Generator | None = None,
+    matvec: Matvec, like: Tensor, *, probes: int = 10, steps: int = 60, generator: torch.Generator | None = None
 ) -> SpectralQuadrature:
     """Stochastic Lanczos quadrature: the spectrum seen from random directions.
 

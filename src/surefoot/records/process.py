@@ -7,7 +7,7 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def polite_interrupt() -> Iterator[Callable[[], bool]]:
+def polite_interrupt() -> Generator[Callable[[], bool]]:
     """The first Ctrl-C (or SIGTERM) is remembered, the second one raises."""
     asked: list[int] = []
     if threading.current_thread() is not threading.main_thread():

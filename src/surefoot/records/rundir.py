@@ -52,7 +52,7 @@ class RunDir:
     watch: tuple[Callable[..., str | None], ...] = ()
     every: Any = None  # a core.checkpoint.Every; None: its defaults
     private: bool = False
-    seed: int | str | None = "unset"  # what `solve` uses where its caller gives none
+    seed: Any = "unset"  # what `solve` uses where its caller gives none
 
     @classmethod
     def create(cls, path: str | Path, *, resume: bool = False, force: bool = False, **more: Any) -> RunDir:

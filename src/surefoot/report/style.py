@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,12 +10,13 @@ COLOURS = ("#1f5f8b", "#d1603d", "#3f8f5f", "#8a5fa8", "#b8860b", "#5f6b76", "#c
 
 
 @contextmanager
-def styled() -> Iterator[None]:
+def styled() -> Generator[None]:
     """Matplotlib settings for the duration: no display, readable sizes, quiet axes, text kept as text."""
     import matplotlib as mpl
+    from cycler import cycler
 
-    settings: dict[str, Any] = {
-        "axes.prop_cycle": mpl.rcsetup.cycler(color=COLOURS),
+    settings: Any = {
+        "axes.prop_cycle": cycler(color=COLOURS),
         "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#8a939c", "axes.grid": True,
         "grid.color": "#e3e7ea", "grid.linewidth": 0.7, "axes.axisbelow": True, "axes.titlesize": 11, "axes.labelsize": 10,
         "axes.titleweight": "bold", "xtick.color": "#4a545e", "ytick.color": "#4a545e", "xtick.labelsize": 9,
