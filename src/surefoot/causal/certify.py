@@ -2,7 +2,7 @@
 
 Evidence: `covariance.npz` (S and n: the data enter only through them), `setting.json`, `path.npz` (weights and noise before
 the threshold), `order_fit.npz` (the certified optimum for the order), `residuals.npz` (each residual column sorted: that is
-all a test of spreads needs), `knowledge.npz` (masks, where there are any).
+all a test of spreads needs), `knowledge.npz` (masks) and `truth.npz` (a reference graph), where there are any.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from surefoot.causal.metrics import structural_hamming_distance
 from surefoot.causal.order_refit import OrderFit, refit_order
 from surefoot.causal.order_test import (
     LEVEL,
@@ -25,6 +26,7 @@ from surefoot.causal.score import noise_levels, residual_variances, score, start
 from surefoot.core.certificate import Certificate, Claim, Confidence, Premise
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 GAP_TOLERANCE = 1e-6
 
@@ -37,7 +39,7 @@ def certify_dag(
     *,
     variance: Variance,
     sparsity: float,
-    threshold: float,
+    self_edges: bool,
     refine: Refine,
     path_weights: Array,
     centre: float,
@@ -48,7 +50,8 @@ def certify_dag(
 
     Args:
         problem, dag: what was asked and answered.
-        variance, sparsity, threshold, refine: as in `ConcomitantPath`.
+        variance, sparsity, refine: as in `ConcomitantPath`.
+        self_edges: whether the path was free to put weight on the diagonal (the published path is).
         path_weights: (d, d) weights at the end of the path, before the threshold.
         centre, acyclicity_scale: mu and s of the stage that the path ended in.
         finished: whether all stages were done.
@@ -60,7 +63,7 @@ def certify_dag(
         "setting.json": {
             "variance": variance,
             "sparsity": sparsity,
-            "threshold": threshold,
+            "self_edges": self_edges,
             "refine": refine,
             "centre": centre,
             "acyclicity_scale": acyclicity_scale,
@@ -75,24 +78,27 @@ def certify_dag(
             "required": nothing if known.required is None else known.required,
             "before": nothing if known.before is None else known.before,
         }
-    masks = tuple(name for name in ("knowledge.npz",) if name in evidence)
+    base = ("covariance.npz", *(name for name in ("knowledge.npz",) if name in evidence))
     claims = [
-        _acyclic_claim(dag, masks),
-        _edges_claim(dag, refine, masks),
-        _noise_claim(dag, refine),
-        _stationarity_claim(problem, path_weights, path_noise, sparsity, centre, acyclicity_scale, finished, masks),
+        _acyclic_claim(dag, base),
+        _edges_claim(dag, refine, base),
+        _noise_claim(dag, refine, base),
+        _stationarity_claim(problem, path_weights, path_noise, sparsity, centre, acyclicity_scale, finished, self_edges, base),
     ]
     if sparsity > 0.0:
         penalised = None if known.required is None else ~known.required
         fit = refit_order(problem.covariance, dag.order, variance, sparsity, floor, known.allowed, penalised)
         evidence["order_fit.npz"] = {"weights": fit.weights, "noise_std": fit.noise_std}
-        claims += _order_claims(problem, dag, fit, variance, sparsity, masks)
+        claims += _order_claims(problem, dag, fit, variance, sparsity, base)
+    if problem.truth is not None:
+        evidence["truth.npz"] = {"edges": problem.truth}
+        claims.append(_distance_claim(problem.truth, dag, base))
     if variance == "equal":
-        claims += _test_claims(problem, dag, evidence)
+        claims += _test_claims(problem, dag, evidence, base)
     return Certificate("colide", tuple(claims), problem.fingerprint(), evidence)
 
 
-def _acyclic_claim(dag: Dag, masks: tuple[str, ...]) -> Claim:
+def _acyclic_claim(dag: Dag, base: tuple[str, ...]) -> Claim:
     place = np.argsort(dag.order)
     sources, targets = np.nonzero(dag.adjacency)
     backwards = int(np.sum(place[sources] >= place[targets]))
@@ -105,13 +111,13 @@ def _acyclic_claim(dag: Dag, masks: tuple[str, ...]) -> Claim:
         kind="proved",
         outcome="holds" if backwards == 0 else "fails",
         check="acyclic",
-        evidence=("answer", "covariance.npz", *masks),
+        evidence=("answer", *base),
     )
 
 
-def _edges_claim(dag: Dag, refine: Refine, masks: tuple[str, ...]) -> Claim:
+def _edges_claim(dag: Dag, refine: Refine, base: tuple[str, ...]) -> Claim:
     how = (
-        "each with the weight that the path ended with, above the threshold"
+        "each with the weight that the path ended with"
         if refine == "none"
         else "each node's weights being least squares on its parents"
     )
@@ -122,11 +128,11 @@ def _edges_claim(dag: Dag, refine: Refine, masks: tuple[str, ...]) -> Claim:
         relation="==",
         kind="measured",
         check="edges",
-        evidence=("answer", "covariance.npz", "path.npz", "setting.json", *masks),
+        evidence=("answer", *base, "path.npz", "setting.json"),
     )
 
 
-def _noise_claim(dag: Dag, refine: Refine) -> Claim:
+def _noise_claim(dag: Dag, refine: Refine, base: tuple[str, ...]) -> Claim:
     where = "the path's weights" if refine == "none" else "the graph's weights"
     return Claim(
         name="noise",
@@ -134,7 +140,7 @@ def _noise_claim(dag: Dag, refine: Refine) -> Claim:
         value=float(np.sqrt(np.mean(dag.noise_std**2))),
         kind="measured",
         check="noise",
-        evidence=("answer", "covariance.npz", "path.npz", "setting.json"),
+        evidence=("answer", *base, "path.npz", "setting.json"),
     )
 
 
@@ -146,11 +152,13 @@ def _stationarity_claim(
     centre: float,
     acyclicity_scale: float,
     finished: bool,
-    masks: tuple[str, ...],
+    self_edges: bool,
+    base: tuple[str, ...],
 ) -> Claim:
     known = problem.knowledge
+    allowed = known.allowed if known.allowed is not None or self_edges else ~np.eye(problem.order, dtype=bool)
     residual = stationarity(
-        problem.covariance, weights, noise, sparsity, centre, acyclicity_scale, known.allowed, known.required
+        problem.covariance, weights, noise, sparsity, centre, acyclicity_scale, allowed, known.required
     )
     return Claim(
         name="stationarity",
@@ -160,12 +168,12 @@ def _stationarity_claim(
         outcome="holds" if finished else "undecided",
         reason="" if finished else "the path was stopped before its last stage was done",
         check="stationarity",
-        evidence=("covariance.npz", "path.npz", "setting.json", *masks),
+        evidence=(*base, "path.npz", "setting.json"),
     )
 
 
 def _order_claims(
-    problem: Table, dag: Dag, fit: OrderFit, variance: Variance, sparsity: float, masks: tuple[str, ...]
+    problem: Table, dag: Dag, fit: OrderFit, variance: Variance, sparsity: float, base: tuple[str, ...]
 ) -> list[Claim]:
     tolerance = GAP_TOLERANCE * abs(fit.primal)
     closed = fit.gap <= tolerance
@@ -173,7 +181,7 @@ def _order_claims(
     noise = noise_levels(residual_variances(problem.covariance, dag.adjacency), variance, floor)
     free = None if problem.knowledge.required is None else ~problem.knowledge.required
     reached = score(problem.covariance, dag.adjacency, noise, sparsity, free)
-    evidence = ("answer", "covariance.npz", "order_fit.npz", "setting.json", *masks)
+    evidence = ("answer", *base, "order_fit.npz", "setting.json")
     return [
         Claim(
             name="order_gap",
@@ -200,10 +208,22 @@ def _order_claims(
     ]
 
 
-def _test_claims(problem: Table, dag: Dag, evidence: dict[str, Any]) -> list[Claim]:
+def _distance_claim(truth: Mask, dag: Dag, base: tuple[str, ...]) -> Claim:
+    return Claim(
+        name="distance",
+        statement="Structural Hamming distance to the reference graph given: pairs of variables joined differently, a "
+        "reversed edge counting once.",
+        value=structural_hamming_distance(dag.adjacency, truth),
+        kind="measured",
+        check="distance",
+        evidence=("answer", *base, "truth.npz"),
+    )
+
+
+def _test_claims(problem: Table, dag: Dag, evidence: dict[str, Any], base: tuple[str, ...]) -> list[Claim]:
     """Excess and both tests; undecided with the reason where they cannot be made."""
     reason = obstacle(problem.covariance, dag.order, problem.rows)
-    base = ("answer", "covariance.npz")
+    base = ("answer", *base)
     if reason:
         return [
             Claim(

@@ -196,7 +196,7 @@ class ConcomitantPath:
             variance=self.variance,
             sparsity=self.sparsity,
             refine=self.refine,
-            threshold=self.threshold,
+            self_edges=self.solver == "adam" and problem.knowledge.allowed is None,
             path_weights=state.position.weights_in.T.copy(),
             centre=self.first_centre * self.centre_factor ** min(state.stage, last),
             acyclicity_scale=state.position.acyclicity_scale,

@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
 from surefoot.causal.knowledge import Knowledge
+from surefoot.data.tables import check_names, refuse_missing
 from surefoot.records.fingerprint import fingerprint
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class Table:
         values: (m, d) rows in working units, not centred, or None: all of them, or an even sample when there are very many.
             Only the test of Brown and Forsythe and the bootstrap use them.
         knowledge: edges ruled out or required.
+        truth: (d, d) reference graph to be compared with, where one is known; it does not influence the answer.
     """
 
     covariance: Array
@@ -48,6 +50,7 @@ class Table:
     scale: Array
     values: Array | None = None
     knowledge: Knowledge = field(default_factory=Knowledge)
+    truth: Mask | None = None
 
     @property
     def order(self) -> int:
@@ -62,7 +65,8 @@ class Table:
     def fingerprint(self) -> str:
         """Hash of all that a claim may depend on; the masks are part of it, the raw rows are not."""
         known = self.knowledge
-        return fingerprint(self.covariance, self.rows, self.names, self.scale, known.allowed, known.required, known.before)
+        masks = (known.allowed, known.required, known.before, self.truth)
+        return fingerprint(self.covariance, self.rows, self.names, self.scale, *masks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +103,10 @@ class Moments:
     covariance: Array
 
 
+MAX_VALUES = 100_000
+"""Most rows kept beside the covariance; an even sample of more serves the residual test and the bootstrap as well."""
+
+
 def moments(values: Array) -> Moments:
     """Two-pass moments of rows held in memory; `values` is not changed."""
     mean = values.mean(axis=0)
@@ -112,7 +120,7 @@ def table(
     *,
     scale: Scaling = "none",
     knowledge: Knowledge | None = None,
-    max_values: int = 100_000,
+    max_values: int = MAX_VALUES,
 ) -> Table:
     """A checked `Table` of rows held in memory.
 
@@ -145,6 +153,47 @@ def table(
     sums = moments(rows)
     kept = rows if len(rows) <= max_values else rows[np.linspace(0, len(rows) - 1, max_values).astype(int)]
     return table_from_moments(sums, labels, scale=scale, knowledge=knowledge, values=kept)
+
+
+def table_from_chunks(
+    names: Sequence[str],
+    chunks: Iterable[Array],
+    *,
+    scale: Scaling = "none",
+    knowledge: Knowledge | None = None,
+    max_values: int = MAX_VALUES,
+) -> Table:
+    """A checked `Table` from one pass over chunks of rows, whatever their number.
+
+    Up to `max_values` rows are simply held and treated by `table`. Beyond that moments are merged chunk by chunk (Chan's
+    update, as stable as two passes) and an even sample of the rows is kept.
+
+    Raises:
+        ValueError: as `table`.
+    """
+    held: list[Array] = []
+    merged, stride, seen = None, 1, 0
+    for chunk in chunks:
+        merged = moments(chunk) if merged is None else _merge(merged, moments(chunk))
+        held.append(chunk[(-seen) % stride :: stride].copy() if stride > 1 else chunk)
+        seen += len(chunk)
+        while sum(map(len, held)) > max_values:
+            held, stride = [np.concatenate(held)[::2]], stride * 2
+    rows = np.concatenate(held) if held else np.empty((0, len(names)))
+    if stride == 1 or merged is None:
+        return table(rows, names, scale=scale, knowledge=knowledge, max_values=max_values)
+    log.info("%d rows: every %d-th is kept for the residual test and the bootstrap", seen, stride)
+    check_names(names, rows.shape[1])
+    return table_from_moments(merged, names, scale=scale, knowledge=knowledge, values=rows)
+
+
+def _merge(left: Moments, right: Moments) -> Moments:
+    rows = left.rows + right.rows
+    shift = right.mean - left.mean
+    share = right.rows / rows
+    between = np.outer(shift, shift) * share * (1.0 - share)
+    covariance = (1.0 - share) * left.covariance + share * right.covariance + between
+    return Moments(rows, left.mean + share * shift, covariance)
 
 
 def table_from_moments(
@@ -183,31 +232,6 @@ def table_from_moments(
     covariance = (covariance + covariance.T) / 2
     kept = None if values is None else values / divisor
     return Table(covariance, sums.rows, tuple(names), sums.mean, divisor, kept, knowledge or Knowledge())
-
-
-def check_names(names: Sequence[str], count: int) -> None:
-    """Refuse a wrong number of names and repeated ones."""
-    if len(names) != count:
-        raise ValueError(f"{len(names)} names for {count} columns; give one name a column")
-    repeated = sorted({name for name in names if list(names).count(name) > 1})
-    if repeated:
-        raise ValueError(
-            f"the column name {', '.join(map(repr, repeated))} occurs more than once; rename or drop the repeats, "
-            "so that an edge says which column it means"
-        )
-
-
-def refuse_missing(values: Array, names: Sequence[str]) -> None:
-    """Refuse NaN and infinity, naming the first bad column and row."""
-    finite = np.isfinite(values)
-    if finite.all():
-        return
-    row, column = np.argwhere(~finite)[0]
-    bad = int((~finite[:, column]).sum())
-    what = "NaN (a missing value)" if np.isnan(values[row, column]) else "inf (infinity)"
-    raise ValueError(
-        f"column {names[column]!r} has {what} in row {row}, {bad} such value(s) in all; drop those rows or fill them in"
-    )
 
 
 def refuse_constant(deviation: Array, mean: Array, names: Sequence[str]) -> None:
