@@ -11,7 +11,7 @@ the paper.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from math import sqrt
 from typing import Any, Literal
@@ -65,6 +65,23 @@ class Stage:
     tolerance: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Views of some rows of everything that an elementwise step touches."""
+
+    rows: slice
+    weights: Array
+    first: Array
+    second: Array
+    move: Array
+    product: Array
+    inverse: Array
+    gradient: Array
+    scratch: Array
+    allowed: Array | None
+    penalised: Array | None
+
+
 @dataclass
 class InnerLoop:
     """Buffers and constants of one covariance matrix.
@@ -84,16 +101,18 @@ class InnerLoop:
     solver: Solver = "adam"
     allowed: Array | None = None
     penalised: Array | None = None
-    _buffers: dict[str, Array] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         order = len(self.covariance)
         self.covariance = np.ascontiguousarray(self.covariance)
-        names = ("mixing", "product", "inverse", "gradient", "scratch")
-        self._buffers = {name: np.zeros((order, order)) for name in names}
+        self._mixing, self._product, self._inverse = (np.zeros((order, order)) for _ in range(3))
+        self._gradient, self._scratch = np.zeros((order, order)), np.zeros((order, order))
+        # strided views of the diagonals, made once
+        self._mixing_diagonal = self._mixing.reshape(-1)[:: order + 1]
+        self._scratch_diagonal = self._scratch.reshape(-1)[:: order + 1]
         self._invert = BlockInverse(order)
         rows = max(1, CACHE_ENTRIES // order)
-        self._blocks = [slice(i, min(i + rows, order)) for i in range(0, order, rows)]
+        self._rows = [slice(i, min(i + rows, order)) for i in range(0, order, rows)]
         self._allowed_in = None if self.allowed is None else np.ascontiguousarray(self.allowed.T)
         self._penalised_in = None if self.penalised is None else np.ascontiguousarray(self.penalised.T)
 
@@ -101,14 +120,13 @@ class InnerLoop:
 
     def fit_products(self, weights_in: Array) -> None:
         """Refresh `mixing = (I - W)'` and `product = (S (I - W))'`; S is symmetric."""
-        mixing = self._buffers["mixing"]
-        np.negative(weights_in, out=mixing)
-        mixing.reshape(-1)[:: len(mixing) + 1] += 1.0
-        np.matmul(mixing, self.covariance, out=self._buffers["product"])
+        np.negative(weights_in, out=self._mixing)
+        np.add(self._mixing_diagonal, 1.0, out=self._mixing_diagonal)
+        np.matmul(self._mixing, self.covariance, out=self._product)
 
     def noise_levels(self, common: bool) -> Array:
         """Closed-form noise levels at the weights of the last `fit_products`."""
-        mixing, product = self._buffers["mixing"], self._buffers["product"]
+        mixing, product = self._mixing, self._product
         if common:
             level = float(np.vdot(mixing, product)) / len(mixing)
             return np.array([max(sqrt(max(level, 0.0)), self.floor)])
@@ -118,18 +136,18 @@ class InnerLoop:
 
     def half_inverse(self, weights_in: Array, acyclicity_scale: float) -> float:
         """Put `2 (s I - W o W)^-1` into `inverse`; return its smallest entry (-inf if singular or not finite)."""
-        matrix, inverse = self._buffers["scratch"], self._buffers["inverse"]
+        matrix = self._scratch
         np.multiply(weights_in, weights_in, out=matrix)
-        matrix *= -0.5
-        matrix.reshape(-1)[:: len(matrix) + 1] += 0.5 * acyclicity_scale
-        if not self._invert(matrix.T, inverse):
+        np.multiply(matrix, -0.5, out=matrix)
+        np.add(self._scratch_diagonal, 0.5 * acyclicity_scale, out=self._scratch_diagonal)
+        if not self._invert(matrix.T, self._inverse):
             return -np.inf
-        smallest = float(np.minimum.reduce(inverse, axis=None))
+        smallest = float(np.minimum.reduce(self._inverse, axis=None))
         return smallest if smallest == smallest else -np.inf
 
     def objective(self, position: Position, centre: float) -> float:
         """`centre * Score + h_s` at the position; infinite outside the domain."""
-        mixing, product = self._buffers["mixing"], self._buffers["product"]
+        mixing, product = self._mixing, self._product
         residual = np.einsum("ij,ij->i", mixing, product)
         magnitude = np.abs(position.weights_in)
         if self._penalised_in is not None:
@@ -153,12 +171,17 @@ class InnerLoop:
         products carried from step to step are recomputed here to the same bits.
         """
         common = position.noise_std.size == 1
+        blocks = [self._views(position, rows) for rows in self._rows]
+        update = self._proximal_update if self.solver == "proximal" else self._adam_update
         self.fit_products(position.weights_in)
         for _ in range(steps):
             if not self._enter_domain(position, common):
                 return Event.LEFT_DOMAIN
             position.step += 1
-            self._update(position, stage.centre)
+            fit_scale = (-stage.centre / position.noise_std)[:, None]
+            threshold = stage.centre * self.sparsity
+            for block in blocks:
+                update(block, fit_scale if common else fit_scale[block.rows], threshold, position)
             self.fit_products(position.weights_in)
             position.noise_std = self.noise_levels(common)
             at_end = position.step >= stage.steps
@@ -183,58 +206,77 @@ class InnerLoop:
             position.noise_std = self.noise_levels(common)
         return True
 
-    def _update(self, position: Position, centre: float) -> None:
-        """One Adam step on the (sub)gradient, block of rows by block of rows."""
-        first_correction = (1.0 - BETA1) / (1.0 - BETA1**position.step)
-        second_correction = sqrt((1.0 - BETA2) / (1.0 - BETA2**position.step))
-        length = position.learning_rate * first_correction / second_correction
-        epsilon = EPSILON / second_correction
-        threshold = centre * self.sparsity
-        fit_scale = (-centre / position.noise_std)[:, None]
-        proximal = self.solver == "proximal"
-        for rows in self._blocks:
-            weights = position.weights_in[rows]
-            gradient, scratch = self._buffers["gradient"][rows], self._buffers["scratch"][rows]
-            first, second, move = position.first_moment[rows], position.second_moment[rows], position.move[rows]
-            scale = fit_scale if len(fit_scale) == 1 else fit_scale[rows]
-            np.multiply(self._buffers["product"][rows], scale, out=gradient)
-            np.multiply(weights, self._buffers["inverse"][rows], out=scratch)
-            gradient += scratch
-            if not proximal:
-                np.sign(weights, out=scratch)
-                scratch *= threshold
-                if self._penalised_in is not None:
-                    scratch *= self._penalised_in[rows]
-                gradient += scratch
-            if self._allowed_in is not None:
-                gradient *= self._allowed_in[rows]
-            first *= BETA1
-            first += gradient
-            second *= BETA2
-            gradient *= gradient
-            second += gradient
-            np.sqrt(second, out=scratch)
-            scratch += epsilon
-            if proximal:
-                np.divide(length, scratch, out=gradient)
-                np.multiply(first, gradient, out=move)
-                # the metric of the step is lr / (sqrt(v) + eps): the threshold shrinks with it, not with `length`
-                gradient *= threshold * position.learning_rate / (second_correction * length)
-                self._soft_threshold(position, rows, gradient, scratch)
-            else:
-                np.divide(first, scratch, out=move)
-                move *= length
-                weights -= move
+    def _views(self, position: Position, rows: slice) -> _Block:
+        return _Block(
+            rows=rows,
+            weights=position.weights_in[rows],
+            first=position.first_moment[rows],
+            second=position.second_moment[rows],
+            move=position.move[rows],
+            product=self._product[rows],
+            inverse=self._inverse[rows],
+            gradient=self._gradient[rows],
+            scratch=self._scratch[rows],
+            allowed=None if self._allowed_in is None else self._allowed_in[rows],
+            penalised=None if self._penalised_in is None else self._penalised_in[rows],
+        )
 
-    def _soft_threshold(self, position: Position, rows: slice, threshold: Array, scratch: Array) -> None:
-        """`W <- soft(W - move, threshold)`, and `move` becomes what was really subtracted."""
-        weights, move = position.weights_in[rows], position.move[rows]
-        if self._penalised_in is not None:
-            threshold *= self._penalised_in[rows]
-        np.subtract(weights, move, out=scratch)
+    def _adam_update(self, block: _Block, fit_scale: Array, threshold: float, position: Position) -> None:
+        """One Adam step of a block of rows on the subgradient with `lam sign(W)`."""
+        gradient, scratch, move = block.gradient, block.scratch, block.move
+        np.multiply(block.product, fit_scale, out=gradient)
+        np.multiply(block.weights, block.inverse, out=scratch)
+        np.add(gradient, scratch, out=gradient)
+        np.sign(block.weights, out=scratch)
+        np.multiply(scratch, threshold, out=scratch)
+        if block.penalised is not None:
+            np.multiply(scratch, block.penalised, out=scratch)
+        np.add(gradient, scratch, out=gradient)
+        length, epsilon, _ = _lengths(position)
+        _moments(block, epsilon)
+        np.divide(block.first, scratch, out=move)
+        np.multiply(move, length, out=move)
+        np.subtract(block.weights, move, out=block.weights)
+
+    def _proximal_update(self, block: _Block, fit_scale: Array, threshold: float, position: Position) -> None:
+        """One Adam step on the smooth part, then the soft threshold in the metric of that step."""
+        gradient, scratch, move = block.gradient, block.scratch, block.move
+        np.multiply(block.product, fit_scale, out=gradient)
+        np.multiply(block.weights, block.inverse, out=scratch)
+        np.add(gradient, scratch, out=gradient)
+        length, epsilon, metric = _lengths(position)
+        _moments(block, epsilon)
+        np.divide(length, scratch, out=gradient)
+        np.multiply(block.first, gradient, out=move)
+        # the metric of the step is lr / (sqrt(v) + eps), without the bias correction of the first moment
+        np.multiply(gradient, threshold * metric / length, out=gradient)
+        if block.penalised is not None:
+            np.multiply(gradient, block.penalised, out=gradient)
+        np.subtract(block.weights, move, out=scratch)
         np.abs(scratch, out=move)
-        move -= threshold
+        np.subtract(move, gradient, out=move)
         np.maximum(move, 0.0, out=move)
         np.copysign(move, scratch, out=scratch)
-        np.subtract(weights, scratch, out=move)
-        np.copyto(weights, scratch)
+        np.subtract(block.weights, scratch, out=move)
+        np.copyto(block.weights, scratch)
+
+
+def _lengths(position: Position) -> tuple[float, float, float]:
+    """Scalar step length and epsilon for the unscaled moments, and the length of the metric."""
+    second_correction = sqrt((1.0 - BETA2) / (1.0 - BETA2**position.step))
+    metric = position.learning_rate / second_correction
+    return metric * (1.0 - BETA1) / (1.0 - BETA1**position.step), EPSILON / second_correction, metric
+
+
+def _moments(block: _Block, epsilon: float) -> None:
+    """Moments after `gradient`; leaves `sqrt(v) + eps` in `scratch`."""
+    gradient, first, second, scratch = block.gradient, block.first, block.second, block.scratch
+    if block.allowed is not None:
+        np.multiply(gradient, block.allowed, out=gradient)
+    np.multiply(first, BETA1, out=first)
+    np.add(first, gradient, out=first)
+    np.multiply(second, BETA2, out=second)
+    np.multiply(gradient, gradient, out=gradient)
+    np.add(second, gradient, out=second)
+    np.sqrt(second, out=scratch)
+    np.add(scratch, epsilon, out=scratch)
