@@ -106,12 +106,14 @@ class InnerLoop:
         order = len(self.covariance)
         self.covariance = np.ascontiguousarray(self.covariance)
         self._mixing, self._product, self._inverse = (np.zeros((order, order)) for _ in range(3))
-        self._gradient, self._scratch = np.zeros((order, order)), np.zeros((order, order))
+        self._matrix = np.zeros((order, order))
         # strided views of the diagonals, made once
         self._mixing_diagonal = self._mixing.reshape(-1)[:: order + 1]
-        self._scratch_diagonal = self._scratch.reshape(-1)[:: order + 1]
+        self._matrix_diagonal = self._matrix.reshape(-1)[:: order + 1]
         self._invert = BlockInverse(order)
-        rows = max(1, CACHE_ENTRIES // order)
+        rows = max(1, min(order, CACHE_ENTRIES // order))
+        # one block's worth: used again for every block, so that they stay in the cache
+        self._gradient, self._scratch = np.zeros((rows, order)), np.zeros((rows, order))
         self._rows = [slice(i, min(i + rows, order)) for i in range(0, order, rows)]
         self._allowed_in = None if self.allowed is None else np.ascontiguousarray(self.allowed.T)
         self._penalised_in = None if self.penalised is None else np.ascontiguousarray(self.penalised.T)
@@ -136,10 +138,10 @@ class InnerLoop:
 
     def half_inverse(self, weights_in: Array, acyclicity_scale: float) -> float:
         """Put `2 (s I - W o W)^-1` into `inverse`; return its smallest entry (-inf if singular or not finite)."""
-        matrix = self._scratch
+        matrix = self._matrix
         np.multiply(weights_in, weights_in, out=matrix)
         np.multiply(matrix, -0.5, out=matrix)
-        np.add(self._scratch_diagonal, 0.5 * acyclicity_scale, out=self._scratch_diagonal)
+        np.add(self._matrix_diagonal, 0.5 * acyclicity_scale, out=self._matrix_diagonal)
         if not self._invert(matrix.T, self._inverse):
             return -np.inf
         smallest = float(np.minimum.reduce(self._inverse, axis=None))
@@ -215,8 +217,8 @@ class InnerLoop:
             move=position.move[rows],
             product=self._product[rows],
             inverse=self._inverse[rows],
-            gradient=self._gradient[rows],
-            scratch=self._scratch[rows],
+            gradient=self._gradient[: rows.stop - rows.start],
+            scratch=self._scratch[: rows.stop - rows.start],
             allowed=None if self._allowed_in is None else self._allowed_in[rows],
             penalised=None if self._penalised_in is None else self._penalised_in[rows],
         )

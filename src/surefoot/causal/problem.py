@@ -174,6 +174,8 @@ def table_from_chunks(
     held: list[Array] = []
     merged, stride, seen = None, 1, 0
     for chunk in chunks:
+        if not len(chunk):
+            continue
         merged = moments(chunk) if merged is None else _merge(merged, moments(chunk))
         held.append(chunk[(-seen) % stride :: stride].copy() if stride > 1 else chunk)
         seen += len(chunk)
@@ -220,6 +222,7 @@ def table_from_moments(
             names[int(np.argmin(deviation))],
             ratio,
         )
+    _warn_of_dependence(sums, deviation, names)
     if scale == "none":
         divisor = np.ones_like(deviation)
     elif scale == "global":
@@ -232,6 +235,19 @@ def table_from_moments(
     covariance = (covariance + covariance.T) / 2
     kept = None if values is None else values / divisor
     return Table(covariance, sums.rows, tuple(names), sums.mean, divisor, kept, knowledge or Knowledge())
+
+
+def _warn_of_dependence(sums: Moments, deviation: Array, names: Sequence[str]) -> None:
+    """Say which column is a combination of the ones before it; the order tests are impossible then."""
+    if sums.rows <= len(names):
+        log.warning("%d rows for %d variables: the covariance is singular and no order can be tested", sums.rows, len(names))
+        return
+    work = sums.covariance / np.outer(deviation, deviation)
+    for j in range(len(names)):
+        if work[j, j] <= 1e-12:
+            log.warning("column %r is a combination of the columns before it; no order can be tested", names[j])
+            return
+        work[j + 1 :, j + 1 :] -= np.outer(work[j + 1 :, j], work[j, j + 1 :]) / work[j, j]
 
 
 def refuse_constant(deviation: Array, mean: Array, names: Sequence[str]) -> None:
