@@ -33,9 +33,7 @@ def test_repair_gives_a_dag_made_of_strong_edges(seed: int, order: int, repair) 
 def test_the_published_rule_sacrifices_innocent_edges_to_a_strong_self_loop() -> None:
     weights = np.array([[0.0, 0.4, 0.0], [0.0, 0.9, 0.5], [0.0, 0.0, 0.0]])
     np.testing.assert_array_equal(to_dag(weights, 0.3, "ascending"), np.zeros((3, 3)))
-    np.testing.assert_array_equal(
-        to_dag(weights, 0.3, "cycles"), [[0.0, 0.4, 0.0], [0.0, 0.0, 0.5], [0.0, 0.0, 0.0]]
-    )
+    np.testing.assert_array_equal(to_dag(weights, 0.3, "cycles"), [[0.0, 0.4, 0.0], [0.0, 0.0, 0.5], [0.0, 0.0, 0.0]])
 
 
 def test_required_edges_survive_threshold_and_repair() -> None:

@@ -90,7 +90,12 @@ def test_cutting_a_stage_into_calls_changes_no_bit(order: int, solver) -> None:
 def test_proximal_steps_reach_a_stationary_point_with_exact_zeros() -> None:
     data = problem(2, 6)
     method = ConcomitantPath(
-        variance="equal", solver="proximal", acyclicity_scales=(1.0,), last_steps=30_000, learning_rate=1e-3, tolerance=0.0
+        variance="equal",
+        solver="proximal",
+        acyclicity_scales=(1.0,),
+        last_steps=30_000,
+        learning_rate=1e-3,
+        tolerance=0.0,
     )
     kept = []
     solve(data, method, certify=False, watch=[lambda moment: kept.append(moment.state)])

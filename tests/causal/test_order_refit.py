@@ -90,8 +90,7 @@ def test_strongly_correlated_predecessors_do_not_stop_the_gap_from_closing(seed:
     model = equal_variance_model(seed, 40)  # spreads differ several hundredfold
     covariance = table(model.values).covariance
     fit = refit_order(covariance, list(model.order), "equal", 0.05, start_levels(covariance, "equal")[1])
-    assert 0.0 <= fit.relative_gap + 1e-12
-    assert fit.relative_gap <= 1e-6
+    assert abs(fit.relative_gap) <= 1e-6
 
 
 def test_a_column_that_is_a_sum_of_others_hits_the_floor() -> None:

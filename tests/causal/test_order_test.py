@@ -53,9 +53,7 @@ def test_residuals_are_those_of_least_squares() -> None:
             expected = expected - earlier @ np.linalg.lstsq(earlier, expected, rcond=None)[0]
         np.testing.assert_allclose(residuals[:, place], expected, atol=1e-9)
     spread = (residuals**2).mean(axis=0)
-    np.testing.assert_allclose(
-        spread, conditional_variances(table(model.values).covariance, model.order), rtol=1e-9
-    )
+    np.testing.assert_allclose(spread, conditional_variances(table(model.values).covariance, model.order), rtol=1e-9)
 
 
 def test_bartlett_is_scipys_on_groups_of_these_sizes_and_variances() -> None:
@@ -75,7 +73,9 @@ def test_bartlett_is_scipys_on_groups_of_these_sizes_and_variances() -> None:
 
 def test_brown_forsythe_ignores_the_order_of_the_rows() -> None:
     residuals = np.random.default_rng(1).laplace(size=(50, 4))
-    assert brown_forsythe_statistic(residuals)[0] == pytest.approx(brown_forsythe_statistic(np.sort(residuals, axis=0))[0])
+    assert brown_forsythe_statistic(residuals)[0] == pytest.approx(
+        brown_forsythe_statistic(np.sort(residuals, axis=0))[0]
+    )
 
 
 @pytest.mark.parametrize("noise", ["normal", "laplace"])

@@ -135,9 +135,7 @@ def _lanes(problems: Sequence[Table], method: ConcomitantPath, device: torch.dev
     )
 
 
-def _run(
-    problems: Sequence[Table], method: ConcomitantPath, device: torch.device
-) -> list[np.ndarray[Any, Any]]:
+def _run(problems: Sequence[Table], method: ConcomitantPath, device: torch.device) -> list[np.ndarray[Any, Any]]:
     lanes = _lanes(problems, method, device)
     stages = len(method.acyclicity_scales)
     found: list[np.ndarray[Any, Any]] = [np.empty(0)] * len(problems)
@@ -264,11 +262,7 @@ def _update(lanes: _Lanes, method: ConcomitantPath, product: Tensor, inverse: Te
 
 
 def _finish_stages(
-    lanes: _Lanes,
-    method: ConcomitantPath,
-    product: Tensor,
-    due: np.ndarray[Any, Any],
-    at_end: np.ndarray[Any, Any],
+    lanes: _Lanes, method: ConcomitantPath, product: Tensor, due: np.ndarray[Any, Any], at_end: np.ndarray[Any, Any]
 ) -> None:
     """Objectives of the lanes at a checkpoint; a lane whose objective stands still enters its next stage."""
     magnitude = lanes.weights_in.abs() if lanes.penalised is None else lanes.weights_in.abs() * lanes.penalised

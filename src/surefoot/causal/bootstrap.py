@@ -72,14 +72,13 @@ def edge_stability(
     if fraction is not None and not 0.0 < fraction < 1.0:
         raise ValueError(f"fraction is {fraction}; expected a number between 0 and 1, or None for a bootstrap")
     tasks = (delayed(_fit)(problem, method, fraction, seed, i) for i in range(resamples))
-    weights = np.stack(Parallel(n_jobs=jobs, backend=backend)(tasks))
+    fits: Any = Parallel(n_jobs=jobs, backend=backend)(tasks)
+    weights = np.stack(list(fits))
     present = weights != 0.0
     count = present.sum(axis=0)
     mean = np.divide(weights.sum(axis=0), count, out=np.zeros(count.shape), where=count > 0)
     square = np.divide((weights**2).sum(axis=0), count, out=np.zeros(count.shape), where=count > 0)
-    return EdgeStability(
-        problem.names, count / resamples, mean, np.sqrt(np.maximum(square - mean**2, 0.0)), resamples
-    )
+    return EdgeStability(problem.names, count / resamples, mean, np.sqrt(np.maximum(square - mean**2, 0.0)), resamples)
 
 
 def _fit(problem: Table, method: ConcomitantPath, fraction: float | None, seed: int, index: int) -> Array:

@@ -80,10 +80,13 @@ def certify_dag(
         }
     base = ("covariance.npz", *(name for name in ("knowledge.npz",) if name in evidence))
     claims = [
+        _covariance_claim(problem, base),
         _acyclic_claim(dag, base),
         _edges_claim(dag, refine, base),
         _noise_claim(dag, refine, base),
-        _stationarity_claim(problem, path_weights, path_noise, sparsity, centre, acyclicity_scale, finished, self_edges, base),
+        _stationarity_claim(
+            problem, path_weights, path_noise, sparsity, centre, acyclicity_scale, finished, self_edges, base
+        ),
     ]
     if sparsity > 0.0:
         penalised = None if known.required is None else ~known.required
@@ -96,6 +99,18 @@ def certify_dag(
     if variance == "equal":
         claims += _test_claims(problem, dag, evidence, base)
     return Certificate("colide", tuple(claims), problem.fingerprint(), evidence)
+
+
+def _covariance_claim(problem: Table, base: tuple[str, ...]) -> Claim:
+    return Claim(
+        name="covariance",
+        statement="All other claims are about one covariance matrix; it is that of the input, in working units. This is its "
+        "total variance.",
+        value=float(np.trace(problem.covariance)),
+        kind="measured",
+        check="covariance",
+        evidence=(*base, "input:table"),
+    )
 
 
 def _acyclic_claim(dag: Dag, base: tuple[str, ...]) -> Claim:
@@ -302,4 +317,3 @@ def _test_claim(
         check=name,
         evidence=evidence,
     )
-

@@ -84,13 +84,13 @@ class CoLiDE(BaseEstimator):
         tolerance: float = 1e-6,
         certify: bool = True,
     ) -> None:
-        self.variance = variance
+        self.variance: Variance = variance
         self.sparsity = sparsity
         self.threshold = threshold
-        self.solver = solver
-        self.repair = repair
-        self.refine = refine
-        self.scale = scale
+        self.solver: Solver = solver
+        self.repair: Repair = repair
+        self.refine: Refine = refine
+        self.scale: Scaling = scale
         self.exclude = exclude
         self.require = require
         self.tiers = tiers
@@ -106,7 +106,7 @@ class CoLiDE(BaseEstimator):
         method = self.method()
         if hasattr(X, "columns") and hasattr(X, "iloc"):
             from_frame(X)  # names the column that holds text or a missing value, which scikit-learn's check does not
-        values = validate_data(
+        values: Any = validate_data(
             self, X, dtype=np.float64, ensure_all_finite=False, ensure_min_samples=2, ensure_min_features=2
         )
         names = [str(name) for name in getattr(self, "feature_names_in_", [f"x{j}" for j in range(values.shape[1])])]

@@ -41,7 +41,9 @@ def figures(reader: RunReader) -> Sequence[Figure]:
     """The graph along its causal order (beside the reference graph, where there is one) and the noise levels."""
     dag, truth = read_dag(reader.answer_dir), _truth(reader)
     if len(dag.names) > MOST_DRAWN:
-        picture = Figure("graph", "Weights of the learned graph, rows and columns along the causal order.", _matrix(dag))
+        picture = Figure(
+            "graph", "Weights of the learned graph, rows and columns along the causal order.", _matrix(dag)
+        )
     elif truth is None:
         picture = Figure(
             "graph",
@@ -95,7 +97,9 @@ def positions(dag: Dag) -> Array:
             return float(place[parents, 1].mean()) if len(parents) else 0.0
 
         ordered = sorted(nodes, key=height) if level else nodes
-        spread = np.linspace(-1.0, 1.0, len(ordered)) * (0.25 + 0.75 * len(ordered) / tallest) if len(ordered) > 1 else [0.0]
+        spread = (
+            np.linspace(-1.0, 1.0, len(ordered)) * (0.25 + 0.75 * len(ordered) / tallest) if len(ordered) > 1 else [0.0]
+        )
         for k, node in enumerate(ordered):
             # a small tilt keeps edges that skip a layer from hiding behind the nodes between
             place[node] = (level + 0.12 * (-1) ** k, spread[k] + 0.07 * (-1) ** level)
@@ -117,21 +121,26 @@ def _graph(dag: Dag, truth: Array | None, deviations: Array) -> Any:
         colour = PLAIN
         if truth is not None:
             colour = RIGHT if truth[i, j] else TURNED if truth[j, i] else EXTRA
-        _arrow(axis, place[i], place[j], colour, 1.0 + 2.5 * strength[i, j] / strongest, "-")
+        _arrow(axis, place[i], place[j], colour, 1.0 + 2.5 * float(strength[i, j]) / strongest, "-")
     if truth is not None:
         found = dag.adjacency != 0
         for i, j in np.argwhere((truth != 0) & ~found & ~found.T):
             _arrow(axis, place[i], place[j], MISSING, 1.0, (0, (4, 3)))
     for j, name in enumerate(dag.names):
         axis.text(
-            *place[j], name, ha="center", va="center", fontsize=9, zorder=3,
+            float(place[j, 0]), float(place[j, 1]), name, ha="center", va="center", fontsize=9, zorder=3,
             bbox={"boxstyle": "round,pad=0.35", "facecolor": "white", "edgecolor": "#4a545e"},
         )  # fmt: skip
     margin = np.array([0.5, 0.25])
     low, high = place.min(axis=0) - margin, place.max(axis=0) + margin
     axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     if truth is not None:
-        entries = (("right", RIGHT, "-"), ("reversed", TURNED, "-"), ("extra", EXTRA, "-"), ("missing", MISSING, "--"))
+        entries: Any = (
+            ("right", RIGHT, "-"),
+            ("reversed", TURNED, "-"),
+            ("extra", EXTRA, "-"),
+            ("missing", MISSING, "--"),
+        )
         handles = [Line2D([], [], color=c, linestyle=s, linewidth=2, label=label) for label, c, s in entries]
         axis.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=4)
     return canvas

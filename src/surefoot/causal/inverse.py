@@ -10,9 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.linalg.lapack import dgetrf, dgetri, dgetri_lwork
+from scipy.linalg import lapack
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
+
+LAPACK: Any = lapack  # its functions are made at import, unknown to type checkers
 
 LEAF = 80
 """Blocks up to this order go to LAPACK whole: below it a Python call costs more than it saves (measured)."""
@@ -38,7 +40,7 @@ class BlockInverse:
         self.is_leaf = order <= leaf
         if self.is_leaf:
             self._buffer = np.empty((order, order), order="F")
-            self._lwork = int(dgetri_lwork(order)[0])
+            self._lwork = int(LAPACK.dgetri_lwork(order)[0])
             return
         first = (order + 1) // 2
         second = order - first
@@ -77,10 +79,10 @@ class BlockInverse:
     def _lapack(self, matrix: Array, out: Array) -> bool:
         buffer = self._buffer
         np.copyto(buffer, matrix)
-        factors, pivots, info = dgetrf(buffer, overwrite_a=1)
+        factors, pivots, info = LAPACK.dgetrf(buffer, overwrite_a=1)
         if info != 0:
             return False
-        inverse, info = dgetri(factors, pivots, lwork=self._lwork, overwrite_lu=1)
+        inverse, info = LAPACK.dgetri(factors, pivots, lwork=self._lwork, overwrite_lu=1)
         if info != 0:
             return False
         np.copyto(out, inverse)

@@ -119,7 +119,7 @@ def _refuse_cycle(names: Sequence[str], before: Mask) -> None:
     try:
         TopologicalSorter(parents).prepare()
     except CycleError as error:
-        cycle = " -> ".join(names[i] for i in error.args[1])
+        cycle = " -> ".join(str(names[int(i)]) for i in error.args[1])
         raise ValueError(
             f"the required edges and tiers ask for the cycle {cycle}; a DAG cannot hold them all"
         ) from None

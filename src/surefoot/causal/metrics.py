@@ -43,7 +43,7 @@ class EdgeCounts:
         return 2 * self.correct / (2 * self.correct + 2 * self.reversed + self.extra + self.missing or 1)
 
 
-def count_edges(learned: Array, truth: Array) -> EdgeCounts:
+def count_edges(learned: Array | Mask, truth: Array | Mask) -> EdgeCounts:
     """Sort the edges of a learned DAG against the true DAG."""
     found, real = _support(learned), _support(truth)
     correct = found & real
@@ -53,19 +53,19 @@ def count_edges(learned: Array, truth: Array) -> EdgeCounts:
     return EdgeCounts(int(correct.sum()), int(turned.sum()), int(extra.sum()), int(missing.sum()))
 
 
-def structural_hamming_distance(learned: Array, truth: Array) -> int:
+def structural_hamming_distance(learned: Array | Mask, truth: Array | Mask) -> int:
     """Number of node pairs joined differently; a reversed edge counts once."""
     found, real = _support(learned), _support(truth)
     differs = (found != real) | (found.T != real.T)
     return int(np.triu(differs, 1).sum())
 
 
-def cpdag_distance(learned: Array, truth: Array) -> int:
+def cpdag_distance(learned: Array | Mask, truth: Array | Mask) -> int:
     """Structural Hamming distance between the Markov equivalence classes of two DAGs."""
     return structural_hamming_distance(essential_graph(learned), essential_graph(truth))
 
 
-def essential_graph(graph: Array) -> Array:
+def essential_graph(graph: Array | Mask) -> Array:
     """The completed partially directed graph of a DAG: an undirected edge is a 1 both ways.
 
     An edge keeps its direction if it is part of a v-structure or if Meek's first three rules force it.
@@ -101,22 +101,24 @@ def _meek(skeleton: Mask, fixed: Mask) -> Mask:
     return forced
 
 
-def structural_intervention_distance(learned: Array, truth: Array) -> int:
+def structural_intervention_distance(learned: Array | Mask, truth: Array | Mask) -> int:
     """Number of ordered pairs whose intervention distribution the learned DAG gets wrong (needs the extra `causal`).
 
     Raises:
         ImportError: gadjid is not installed.
     """
     try:
-        import gadjid
+        from gadjid import sid  # pyright: ignore[reportAttributeAccessIssue] (a compiled module without types)
     except ImportError as error:
-        raise ImportError("the structural intervention distance needs gadjid: pip install 'surefoot[causal]'") from error
+        raise ImportError(
+            "the structural intervention distance needs gadjid: pip install 'surefoot[causal]'"
+        ) from error
     true, found = (np.ascontiguousarray(_support(graph).astype(np.int8)) for graph in (truth, learned))
-    _, mistakes = gadjid.sid(true, found, edge_direction="from row to column")
+    _, mistakes = sid(true, found, edge_direction="from row to column")
     return int(mistakes)
 
 
-def _support(graph: Array) -> Mask:
+def _support(graph: Array | Mask) -> Mask:
     edges = np.asarray(graph) != 0
     if edges.ndim != 2 or edges.shape[0] != edges.shape[1]:
         raise ValueError(f"expected a square matrix of edges, got shape {edges.shape}")

@@ -54,7 +54,7 @@ class OrderFit:
     @property
     def relative_gap(self) -> float:
         """Gap divided by the score."""
-        return self.gap / max(abs(self.primal), np.finfo(np.float64).tiny)
+        return self.gap / max(abs(self.primal), float(np.finfo(np.float64).tiny))
 
 
 def compatible_edges(order: Sequence[int]) -> Mask:
@@ -166,9 +166,7 @@ def _sweep(
     return noise_levels(residual_variances(covariance, weights), variance, floor)
 
 
-def _support_noise(
-    covariance: Array, weights: Array, penalty: Array, variance: Variance, floor: float
-) -> Array | None:
+def _support_noise(covariance: Array, weights: Array, penalty: Array, variance: Variance, floor: float) -> Array | None:
     """Noise levels of the joint optimum on the supports and signs of `weights`; None where no closed form applies."""
     residual, growth = residual_variances(covariance, weights), np.zeros(len(weights))
     for j in range(len(covariance)):

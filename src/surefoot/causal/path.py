@@ -22,7 +22,7 @@ from surefoot.causal.kernel import Event, InnerLoop, Position, Solver, Stage
 from surefoot.causal.problem import Dag, Refine, Table, Variance
 from surefoot.causal.repair import repair_order
 from surefoot.causal.score import noise_levels, residual_variances, start_levels
-from surefoot.core.method import Look, State, Status, transient
+from surefoot.core.method import Look, Method, State, Status, transient
 
 if TYPE_CHECKING:
     from surefoot.core.certificate import Certificate
@@ -45,11 +45,11 @@ class PathState(State):
     restarts: int = 0
     scale_added: float = 0.0
     objectives: list[float] = field(default_factory=list)
-    loop: InnerLoop | None = transient()
+    loop: InnerLoop | None = transient()  # noqa: RUF009 (it is dataclasses.field)
 
 
 @dataclass(frozen=True)
-class ConcomitantPath:
+class ConcomitantPath(Method[Table, PathState, Dag]):
     """CoLiDE's central path.
 
     Args:
@@ -211,7 +211,7 @@ class ConcomitantPath:
         allowed = None if known.allowed is None else known.allowed.astype(np.float64)
         if allowed is None and self.solver == "proximal":
             allowed = 1.0 - np.eye(problem.order)
-        penalised = None if known.required is None else 1.0 - known.required
+        penalised = None if known.required is None else (~known.required).astype(np.float64)
         return InnerLoop(problem.covariance, self.sparsity, floor, self.solver, allowed, penalised)
 
     def _stage(self, state: PathState) -> Stage:

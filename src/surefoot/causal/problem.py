@@ -240,7 +240,9 @@ def table_from_moments(
 def _warn_of_dependence(sums: Moments, deviation: Array, names: Sequence[str]) -> None:
     """Say which column is a combination of the ones before it; the order tests are impossible then."""
     if sums.rows <= len(names):
-        log.warning("%d rows for %d variables: the covariance is singular and no order can be tested", sums.rows, len(names))
+        log.warning(
+            "%d rows for %d variables: the covariance is singular and no order can be tested", sums.rows, len(names)
+        )
         return
     work = sums.covariance / np.outer(deviation, deviation)
     for j in range(len(names)):

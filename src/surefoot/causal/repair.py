@@ -20,6 +20,7 @@ from surefoot.causal.order_test import greedy_order, order_excess
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
+Indices = np.ndarray[Any, np.dtype[np.intp]]
 
 
 def repair_order(
@@ -43,7 +44,7 @@ def repair_order(
         ) from None
     weights = np.zeros_like(covariance)
     for place, node in enumerate(best):
-        earlier = np.array(best[:place], dtype=int)
+        earlier = np.array(best[:place], dtype=np.intp)
         if knowledge.allowed is not None:
             earlier = earlier[knowledge.allowed[earlier, node]]
         required = np.zeros(len(earlier), dtype=bool)
@@ -57,9 +58,7 @@ def repair_order(
     return best, weights
 
 
-def choose_parents(
-    covariance: Array, rows: int, node: int, earlier: Array, required: Mask
-) -> tuple[Array, Array]:
+def choose_parents(covariance: Array, rows: int, node: int, earlier: Indices, required: Mask) -> tuple[Indices, Array]:
     """Parents of a node among earlier ones by adaptive lasso and BIC, with the lasso's coefficients.
 
     The lasso is weighted by the inverse of the least-squares coefficients; along its path the support minimises
@@ -76,7 +75,8 @@ def choose_parents(
         _, _, path = lars_path_gram(
             Xy=rows * pull * weight, Gram=rows * gram * np.outer(weight, weight), n_samples=rows, method="lasso"
         )
-    best, chosen = np.inf, (earlier[:0], np.zeros(0))
+    best = np.inf
+    chosen: tuple[Indices, Any] = (earlier[:0], np.zeros(0))
     seen: set[bytes] = set()
     for column in path.T:
         support = (column != 0.0) | required

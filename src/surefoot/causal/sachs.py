@@ -33,11 +33,23 @@ NAMES = {
 }
 """Column names of the packaged file and the usual names."""
 
-CONSENSUS = tuple(
-    (edge.split(">")[0], edge.split(">")[1])
-    for edge in (
-        "Raf>Mek Mek>Erk Plcg>PIP2 Plcg>PIP3 PIP3>PIP2 Erk>Akt PKA>Raf PKA>Mek PKA>Erk PKA>Akt PKA>P38 PKA>Jnk "
-        "PKC>Raf PKC>Mek PKC>PKA PKC>P38 PKC>Jnk"
-    ).split()
+CONSENSUS: tuple[tuple[str, str], ...] = (
+    ("Raf", "Mek"),
+    ("Mek", "Erk"),
+    ("Plcg", "PIP2"),
+    ("Plcg", "PIP3"),
+    ("PIP3", "PIP2"),
+    ("Erk", "Akt"),
+    ("PKA", "Raf"),
+    ("PKA", "Mek"),
+    ("PKA", "Erk"),
+    ("PKA", "Akt"),
+    ("PKA", "P38"),
+    ("PKA", "Jnk"),
+    ("PKC", "Raf"),
+    ("PKC", "Mek"),
+    ("PKC", "PKA"),
+    ("PKC", "P38"),
+    ("PKC", "Jnk"),
 )
 """The 17 edges of the consensus graph that the structure-learning literature scores against."""

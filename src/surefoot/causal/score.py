@@ -31,9 +31,7 @@ def noise_levels(residual: Array, variance: Variance, floor: float) -> Array:
     return np.maximum(np.sqrt(np.maximum(level, 0.0)), floor)
 
 
-def score(
-    covariance: Array, weights: Array, noise_std: Array, sparsity: float, penalised: Mask | None = None
-) -> float:
+def score(covariance: Array, weights: Array, noise_std: Array, sparsity: float, penalised: Mask | None = None) -> float:
     """The concomitant score, jointly convex in weights and noise; edges that are not `penalised` bear no l1 weight.
 
     Unequal variances: `1/2 sum_j (R_jj / sigma_j + sigma_j) + lam ||W||_1`; with one entry in `noise_std` this is the

@@ -44,7 +44,7 @@ def random_dag(rng: np.random.Generator, variables: int, mean_degree: int, graph
         if mean_degree >= variables:
             raise ValueError(f"a scale-free graph of degree {mean_degree} needs more than {variables} variables")
         tree = nx.barabasi_albert_graph(variables, mean_degree, seed=int(rng.integers(2**31)))
-        support = np.triu(nx.to_numpy_array(tree, dtype=np.float64, weight=None), 1)
+        support = np.triu(np.asarray(nx.to_numpy_array(tree), dtype=np.float64), 1)
     else:
         raise ValueError(f"graph is {graph!r}; expected 'er' or 'sf'")
     shuffle = rng.permutation(variables)
@@ -58,11 +58,7 @@ def random_weights(rng: np.random.Generator, support: Array, low: float = 0.5, h
 
 
 def simulate(
-    rng: np.random.Generator,
-    weights: Array,
-    rows: int,
-    noise_variances: Array | float = 1.0,
-    noise: Noise = "normal",
+    rng: np.random.Generator, weights: Array, rows: int, noise_variances: Array | float = 1.0, noise: Noise = "normal"
 ) -> Simulated:
     """Rows of `X = X W + Z` with independent noise of the given variances; Z has mean zero up to its law's own mean."""
     from surefoot.causal.dag import topological_order

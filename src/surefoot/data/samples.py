@@ -80,6 +80,8 @@ def packaged(top_level_name: str, inside: str, *, digest: str, distribution: str
         version = "unknown"
     note = ""
     if found[:DIGITS] != digest[:DIGITS]:
-        note = f"{name} {version} carries other bytes than the version examined ({found[:DIGITS]}, not {digest[:DIGITS]})"
+        note = (
+            f"{name} {version} carries other bytes than the version examined ({found[:DIGITS]}, not {digest[:DIGITS]})"
+        )
         log.warning("sample %s: %s; results may differ from the documented ones", inside, note)
     return PackagedFile(path, name, version, found, note)

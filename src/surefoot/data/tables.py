@@ -130,7 +130,9 @@ def _stream_text(path: Path, chunk_rows: int) -> TableStream:
     headless = all(_is_number(cell) for cell in first)
     names = tuple(f"x{j}" for j in range(len(first))) if headless else tuple(cell.strip() for cell in first)
     if headless:
-        log.info("%s: the first line holds numbers only and is taken as data; columns are x0 to %s", path.name, names[-1])
+        log.info(
+            "%s: the first line holds numbers only and is taken as data; columns are x0 to %s", path.name, names[-1]
+        )
     check_names(names, len(first))
     return TableStream(names, _text_chunks(path, delimiter, names, 0 if headless else 1, chunk_rows))
 
@@ -212,7 +214,9 @@ def _stream_npy(path: Path, chunk_rows: int) -> TableStream:
         names = tuple(array.dtype.names)
         flat = np.column_stack([np.asarray(array[name], dtype=np.float64) for name in names])
     elif array.ndim != 2 or array.dtype.kind not in "fiub":
-        raise ValueError(f"{path.name} holds {array.dtype} of shape {array.shape}; expected numbers of shape (rows, columns)")
+        raise ValueError(
+            f"{path.name} holds {array.dtype} of shape {array.shape}; expected numbers of shape (rows, columns)"
+        )
     else:
         names, flat = tuple(f"x{j}" for j in range(array.shape[1])), array
     check_names(names, len(names))
@@ -238,7 +242,7 @@ def _numbers(frame: Any, names: Sequence[str], first_row: int) -> Array:
         if pd.api.types.is_numeric_dtype(column.dtype) or pd.api.types.is_bool_dtype(column.dtype):
             values[:, place] = column.to_numpy(dtype=np.float64, na_value=np.nan)
             continue
-        parsed = pd.to_numeric(column, errors="coerce")
+        parsed: Any = pd.to_numeric(column, errors="coerce")
         text = parsed.isna() & column.notna()
         if text.any():
             row = int(np.flatnonzero(text.to_numpy())[0])

@@ -8,199 +8,34 @@ with the residual columns otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy import special
 
-from surefoot.causal.problem import Dag, Table
+from surefoot.causal.problem import Dag
+from surefoot.causal.verify.algebra import dual_value, eliminated, forward_edges, levels, primal_value, square_root
+from surefoot.causal.verify.evidence import Case, EvidenceError, read_answer, read_case, read_matrix, read_setting
 from surefoot.core.certificate import Claim
 from surefoot.core.verify import Check, Dossier, NotAtHandError, Verdict, compare, refute
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
-class EvidenceError(ValueError):
-    """Evidence that contradicts itself, the answer or the input."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Case:
-    """Everything a checker reads, already held against each other."""
-
-    covariance: Array
-    rows: int
-    table: Table | None
-    allowed: Mask
-    required: Mask
-    before: Mask
-
-    @property
-    def floor(self) -> float:
-        return 0.01 * float(np.sqrt(np.diag(self.covariance)).min())
-
-
-# ---- reading -------------------------------------------------------------------------------------------------
-
-
-def _case(claim: Claim, dossier: Dossier) -> _Case:
-    stored = dossier.evidence["covariance.npz"]
-    covariance, rows = np.asarray(stored["covariance"], dtype=np.float64), int(np.asarray(stored["rows"]).item())
-    order = len(covariance)
-    if covariance.shape != (order, order) or order < 2 or not np.isfinite(covariance).all() or rows < 2:
-        raise EvidenceError("the covariance is not a square matrix of finite numbers from at least two rows")
-    if np.abs(covariance - covariance.T).max() > 1e-12 * np.abs(covariance).max():
-        raise EvidenceError("the covariance is not symmetric")
-    values = np.linalg.eigvalsh(covariance)
-    if values[0] < -1e-10 * values[-1] or np.diag(covariance).min() <= 0.0:
-        raise EvidenceError("the covariance is not positive semidefinite")
-    try:
-        table: Table | None = dossier.problem
-    except NotAtHandError as error:
-        table = None
-        dossier.notes.append(f"the covariance was not compared with the input: {error}")
-    if table is not None:
-        _compare_with_input(covariance, rows, table)
-    return _Case(covariance, rows, table, *_masks(claim, dossier, order, table))
-
-
-def _compare_with_input(covariance: Array, rows: int, table: Table) -> None:
-    if rows != table.rows:
-        raise EvidenceError(f"the evidence counts {rows} rows, the input has {table.rows}")
-    scale = np.sqrt(np.outer(np.diag(table.covariance), np.diag(table.covariance)))
-    expected = table.covariance
-    if table.values is not None and len(table.values) == table.rows:
-        expected = np.cov(table.values, rowvar=False, bias=True)
-    if covariance.shape != expected.shape or np.abs(covariance - expected).max(initial=0.0) > 1e-8 * scale.max():
-        raise EvidenceError("the covariance is not that of the input")
-    if (np.abs(covariance - expected) > 1e-7 * scale).any():
-        raise EvidenceError("the covariance is not that of the input")
-
-
-def _masks(claim: Claim, dossier: Dossier, order: int, table: Table | None) -> tuple[Mask, Mask, Mask]:
-    nothing = np.zeros((order, order), dtype=bool)
-    if "knowledge.npz" not in claim.evidence:
-        if table is not None and table.knowledge.allowed is not None:
-            raise EvidenceError("the background knowledge of the problem is missing from the evidence")
-        return ~nothing, nothing, nothing
-    if table is None:
-        raise NotAtHandError("the background knowledge can only be compared with the problem, which is not at hand")
-    stored, known = dossier.evidence["knowledge.npz"], table.knowledge
-    expected = {"allowed": known.allowed, "required": known.required, "before": known.before}
-    for name, mask in expected.items():
-        if not np.array_equal(np.asarray(stored[name]), nothing if mask is None else mask):
-            raise EvidenceError(f"the mask {name!r} is not the problem's")
-    return tuple(np.asarray(stored[name], dtype=bool) for name in expected)  # type: ignore[return-value]
-
-
-def _matrix(stored: Mapping[str, Any], name: str, shape: tuple[int, ...]) -> Array:
-    array = np.asarray(stored[name], dtype=np.float64)
-    if array.shape != shape or not np.isfinite(array).all():
-        raise EvidenceError(f"{name!r} is not {' x '.join(map(str, shape))} finite numbers")
-    return array
-
-
-def _setting(dossier: Dossier) -> tuple[bool, float, dict[str, Any]]:
-    """Whether noise is equal, the sparsity, and the rest."""
-    setting = dict(dossier.evidence["setting.json"])
-    if setting["variance"] not in ("equal", "unequal") or setting["refine"] not in ("none", "order"):
-        raise EvidenceError("the setting names an unknown variance model or refinement")
-    if not isinstance(setting["self_edges"], bool):
-        raise EvidenceError("the setting does not say whether the path allowed self-edges")
-    for name in ("sparsity", "centre", "acyclicity_scale"):
-        if isinstance(setting[name], bool) or not np.isfinite(float(setting[name])) or float(setting[name]) < 0.0:
-            raise EvidenceError(f"the setting's {name} is not a number >= 0")
-    return setting["variance"] == "equal", float(setting["sparsity"]), setting
-
-
-def _answer(dossier: Dossier, case: _Case) -> Dag:
-    dag = dossier.answer
-    order = len(case.covariance)
-    if dag.adjacency.shape != (order, order) or not np.isfinite(dag.adjacency).all():
-        raise EvidenceError("the graph is not a square matrix of finite numbers of the covariance's order")
-    if sorted(dag.order) != list(range(order)):
-        raise EvidenceError("the causal order does not list every variable once")
-    if case.table is not None and tuple(dag.names) != case.table.names:
-        raise EvidenceError("the graph's variables are not the input's columns")
-    return dag
-
-
-# ---- the arithmetic, over a square root of the covariance ----------------------------------------------------
-
-
-def _square_root(covariance: Array) -> Array:
-    """Y with Y'Y = S, standing in for the data divided by sqrt(n)."""
-    values, vectors = np.linalg.eigh(covariance)
-    return np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T
-
-
-def _levels(data: Array, weights: Array, equal: bool, floor: float) -> tuple[Array, Array]:
-    """Residual vectors and the noise levels that minimise the score at `weights`."""
-    residual = np.column_stack([data[:, j] - data @ weights[:, j] for j in range(data.shape[1])])
-    squares = (residual**2).sum(axis=0)
-    level = np.array([squares.mean()]) if equal else squares
-    return residual, np.maximum(np.sqrt(level), floor)
-
-
-def _primal(residual: Array, noise: Array, weights: Array, penalty: Array) -> float:
-    squares = (residual**2).sum(axis=0)
-    levels = np.broadcast_to(noise, squares.shape)
-    return float(sum(s / (2 * v) + v / 2 for s, v in zip(squares, levels, strict=True)) + (penalty * abs(weights)).sum())
-
-
-def _dual(data: Array, residual: Array, noise: Array, weights: Array, case: _Case, lam: float, forward: Mask) -> float:
-    """Dual value of the scaled residuals: with theta in units of 1/(n lam), the sheet's formula in these units.
-
-    A dual point is V with |x_i'V_j| <= lam on allowed penalised edges, and ||V_j|| <= 1 (unequal) or ||V||_F <= sqrt(d);
-    its value is <X, V> + floor/2 (d - ||V||^2). Where an edge bears no penalty, x_i'V_j must vanish, so V_j is projected.
-    """
-    equal, floor = len(noise) == 1, case.floor
-    columns: list[Array] = []
-    ratios: list[float] = []
-    for j in range(data.shape[1]):
-        allowed = np.flatnonzero(forward[:, j] & case.allowed[:, j])
-        vector = residual[:, j] / (noise[0] if equal else noise[j])
-        free = [i for i in allowed if case.required[i, j]]
-        if free:
-            basis = np.linalg.qr(data[:, free])[0]
-            vector = vector - basis @ (basis.T @ vector)
-        bound = [i for i in allowed if not case.required[i, j]]
-        pull = np.abs(data[:, bound].T @ vector).max(initial=0.0)
-        columns.append(vector)
-        ratios.append(max(float(pull) / lam, 0.0 if equal else float(np.linalg.norm(vector)), 1.0))
-    dual = np.column_stack(columns)
-    if equal:
-        shrink = max(*ratios, float(np.linalg.norm(dual)) / np.sqrt(dual.shape[1]))
-        dual = dual / shrink
-    else:
-        dual = dual / np.array(ratios)
-    return float((data * dual).sum() + floor / 2 * (dual.shape[1] - (dual**2).sum()))
-
-
-def _eliminated(covariance: Array, order: tuple[int, ...]) -> Array:
-    """Conditional variances along the order by Gaussian elimination, pivot by pivot."""
-    work = covariance[np.ix_(order, order)].copy()
-    pivots = np.empty(len(work))
-    for k in range(len(work)):
-        pivots[k] = work[k, k]
-        if pivots[k] <= 0.0:
-            return pivots[: k + 1]
-        work[k + 1 :, k + 1 :] -= work[k + 1 :, k : k + 1] * work[k : k + 1, k + 1 :] / pivots[k]
-    return pivots
-
-
-# ---- the checkers --------------------------------------------------------------------------------------------
+def check_covariance(claim: Claim, dossier: Dossier) -> Verdict:
+    """The covariance again from the input's rows; without the input there is nothing to compare with."""
+    case = read_case(claim, dossier)
+    if case.table is None:
+        raise NotAtHandError(dossier.notes.pop() if dossier.notes else "the input is not at hand")
+    return compare(claim, float(sum(np.diag(case.covariance))), supports="measured")
 
 
 def check_acyclic(claim: Claim, dossier: Dossier) -> Verdict:
     """Edges against the order, and powers of the support that must die out; required and excluded edges too."""
-    case = _case(claim, dossier)
-    dag = _answer(dossier, case)
+    case = read_case(claim, dossier)
+    dag = read_answer(dossier, case)
     support = dag.adjacency != 0.0
-    forward = _forward(dag.order)
+    forward = forward_edges(dag.order)
     power = support.astype(np.float64)
     for _ in range(int(np.ceil(np.log2(len(support)))) + 1):
         power = ((power @ power + power) > 0.0).astype(np.float64)  # reach of twice the length
@@ -213,17 +48,17 @@ def check_acyclic(claim: Claim, dossier: Dossier) -> Verdict:
 
 def check_edges(claim: Claim, dossier: Dossier) -> Verdict:
     """The weights are the path's where an edge was kept, or least squares on the parents after an order repair."""
-    case = _case(claim, dossier)
-    dag = _answer(dossier, case)
-    setting = _setting(dossier)[2]
+    case = read_case(claim, dossier)
+    dag = read_answer(dossier, case)
+    setting = read_setting(dossier)[2]
     support = dag.adjacency != 0.0
     if setting["refine"] == "none":
-        weights = _matrix(dossier.evidence["path.npz"], "weights", case.covariance.shape)
+        weights = read_matrix(dossier.evidence["path.npz"], "weights", case.covariance.shape)
         kept = support & (abs(dag.adjacency) > np.finfo(np.float64).tiny)
         if (abs(dag.adjacency - weights)[kept] > 1e-12 * abs(weights)[kept]).any():
             return refute(claim, "the graph's weights are not those that the path ended with")
     else:
-        data = _square_root(case.covariance)
+        data = square_root(case.covariance)
         for j in range(len(support)):
             parents = np.flatnonzero(support[:, j])
             if len(parents):
@@ -235,19 +70,19 @@ def check_edges(claim: Claim, dossier: Dossier) -> Verdict:
 
 def check_noise(claim: Claim, dossier: Dossier) -> Verdict:
     """The noise levels again from explicit residuals, entry by entry."""
-    case = _case(claim, dossier)
-    dag = _answer(dossier, case)
-    equal, _, setting = _setting(dossier)
+    case = read_case(claim, dossier)
+    dag = read_answer(dossier, case)
+    equal, _, setting = read_setting(dossier)
     stored = dossier.evidence["path.npz"]
-    weights = _matrix(stored, "weights", case.covariance.shape)
-    data = _square_root(case.covariance)
-    _, path_noise = _levels(data, weights, equal, case.floor)
-    given = _matrix(stored, "noise_std", path_noise.shape)
+    weights = read_matrix(stored, "weights", case.covariance.shape)
+    data = square_root(case.covariance)
+    _, path_noise = levels(data, weights, equal, case.floor)
+    given = read_matrix(stored, "noise_std", path_noise.shape)
     if (abs(given - path_noise) > 1e-7 * path_noise).any():
         return refute(claim, "the path's noise levels are not the minimisers at its weights")
     noise = path_noise
     if setting["refine"] == "order":
-        _, noise = _levels(data, dag.adjacency, equal, case.floor)
+        _, noise = levels(data, dag.adjacency, equal, case.floor)
     if dag.noise_std.shape != noise.shape or not (abs(dag.noise_std - noise) <= 1e-7 * noise).all():
         return refute(claim, "the answer's noise levels are not the minimisers at its weights")
     return compare(claim, float(np.sqrt((noise**2).mean())), supports="measured", rtol=1e-7)
@@ -255,12 +90,12 @@ def check_noise(claim: Claim, dossier: Dossier) -> Verdict:
 
 def check_stationarity(claim: Claim, dossier: Dossier) -> Verdict:
     """The gradient again, from explicit residuals and from linear solves instead of an inverse."""
-    case = _case(claim, dossier)
-    equal, lam, setting = _setting(dossier)
+    case = read_case(claim, dossier)
+    equal, lam, setting = read_setting(dossier)
     centre, scale = float(setting["centre"]), float(setting["acyclicity_scale"])
-    weights = _matrix(dossier.evidence["path.npz"], "weights", case.covariance.shape)
-    data = _square_root(case.covariance)
-    residual, noise = _levels(data, weights, equal, case.floor)
+    weights = read_matrix(dossier.evidence["path.npz"], "weights", case.covariance.shape)
+    data = square_root(case.covariance)
+    residual, noise = levels(data, weights, equal, case.floor)
     radius = float(np.abs(np.linalg.eigvals(weights * weights)).max())
     if radius >= scale:
         return refute(claim, f"the spectral radius {radius:.6g} of W o W is not below s = {scale:.6g}")
@@ -287,7 +122,7 @@ def check_stationarity(claim: Claim, dossier: Dossier) -> Verdict:
 
 def check_order_gap(claim: Claim, dossier: Dossier) -> Verdict:
     """Primal and dual value of the refitted weights over explicit residuals."""
-    case = _case(claim, dossier)
+    case = read_case(claim, dossier)
     primal, dual = _certified_optimum(dossier, case)
     tolerance = 1e-6 * abs(primal)
     if not abs(claim.tolerance - tolerance) <= 1e-6 * tolerance:
@@ -298,24 +133,22 @@ def check_order_gap(claim: Claim, dossier: Dossier) -> Verdict:
 
 def check_order_suboptimality(claim: Claim, dossier: Dossier) -> Verdict:
     """Score of the graph as returned, less the dual bound."""
-    case = _case(claim, dossier)
-    dag = _answer(dossier, case)
-    equal, lam, _ = _setting(dossier)
+    case = read_case(claim, dossier)
+    dag = read_answer(dossier, case)
+    equal, lam, _ = read_setting(dossier)
     primal, dual = _certified_optimum(dossier, case)
-    data = _square_root(case.covariance)
-    residual, noise = _levels(data, dag.adjacency, equal, case.floor)
-    reached = _primal(residual, noise, dag.adjacency, np.where(case.required, 0.0, lam))
+    data = square_root(case.covariance)
+    residual, noise = levels(data, dag.adjacency, equal, case.floor)
+    reached = primal_value(residual, noise, dag.adjacency, np.where(case.required, 0.0, lam))
     return compare(claim, reached - dual, supports="proved", rtol=1e-7, atol=1e-7 * abs(primal))
 
 
 def check_order_excess(claim: Claim, dossier: Dossier) -> Verdict:
     """Conditional variances by elimination; their mean against their geometric mean."""
-    case = _case(claim, dossier)
-    dag = _answer(dossier, case)
-    pivots = _eliminated(case.covariance, dag.order)
-    singular = len(pivots) < len(case.covariance) or (
-        pivots <= 1e-11 * np.diag(case.covariance)[list(dag.order)]
-    ).any()
+    case = read_case(claim, dossier)
+    dag = read_answer(dossier, case)
+    pivots = eliminated(case.covariance, dag.order)
+    singular = len(pivots) < len(case.covariance) or (pivots <= 1e-11 * np.diag(case.covariance)[list(dag.order)]).any()
     if claim.outcome == "undecided" or singular or case.rows <= len(pivots) + 1:
         small = case.rows <= len(case.covariance) + 1
         if claim.outcome == "undecided" and claim.value is None and (small or singular):
@@ -327,9 +160,9 @@ def check_order_excess(claim: Claim, dossier: Dossier) -> Verdict:
 
 def check_bartlett(claim: Claim, dossier: Dossier) -> Verdict:
     """Bartlett's statistic from its definition, and its critical value from the incomplete gamma function."""
-    case = _case(claim, dossier)
-    dag = _answer(dossier, case)
-    pivots = _eliminated(case.covariance, dag.order)
+    case = read_case(claim, dossier)
+    dag = read_answer(dossier, case)
+    pivots = eliminated(case.covariance, dag.order)
     count = len(case.covariance)
     if len(pivots) < count or case.rows <= count + 1:
         return refute(claim, "the order cannot be tested: the covariance is singular or there are too few rows")
@@ -345,8 +178,8 @@ def check_bartlett(claim: Claim, dossier: Dossier) -> Verdict:
 
 def check_brown_forsythe(claim: Claim, dossier: Dossier) -> Verdict:
     """The residual columns against covariance or input, then the statistic as an analysis of variance."""
-    case = _case(claim, dossier)
-    dag = _answer(dossier, case)
+    case = read_case(claim, dossier)
+    dag = read_answer(dossier, case)
     columns = np.asarray(dossier.evidence["residuals.npz"]["sorted"], dtype=np.float64)
     problem = _residual_fault(columns, case, dag)
     if problem:
@@ -365,8 +198,8 @@ def check_brown_forsythe(claim: Claim, dossier: Dossier) -> Verdict:
 
 def check_distance(claim: Claim, dossier: Dossier) -> Verdict:
     """The reference graph against the problem's, then the pairs joined differently, one by one."""
-    case = _case(claim, dossier)
-    dag = _answer(dossier, case)
+    case = read_case(claim, dossier)
+    dag = read_answer(dossier, case)
     truth = np.asarray(dossier.evidence["truth.npz"]["edges"])
     if case.table is None:
         raise NotAtHandError("the reference graph can only be compared with the problem, which is not at hand")
@@ -387,14 +220,14 @@ def _tested(claim: Claim, statistic: float, critical: float, samples: int) -> Ve
     return compare(claim, statistic, supports="statistical", bound=critical, rtol=1e-6, atol=1e-9)
 
 
-def _residual_fault(columns: Array, case: _Case, dag: Dag) -> str:
+def _residual_fault(columns: Array, case: Case, dag: Dag) -> str:
     """What is wrong with the sorted residual columns, or ''."""
     count = len(case.covariance)
     if columns.ndim != 2 or columns.shape[1] != count or len(columns) <= count + 1 or not np.isfinite(columns).all():
         return "the residual columns are not enough finite numbers"
     if (np.diff(columns, axis=0) < 0.0).any():
         return "a residual column is not sorted"
-    pivots = _eliminated(case.covariance, dag.order)
+    pivots = eliminated(case.covariance, dag.order)
     spread = (columns**2).mean(axis=0)
     whole = len(columns) == case.rows
     if len(pivots) < count or (abs(spread - pivots) > (1e-6 if whole else 0.3) * pivots).any():
@@ -417,31 +250,29 @@ def _residual_fault(columns: Array, case: _Case, dag: Dag) -> str:
     return ""
 
 
-def _certified_optimum(dossier: Dossier, case: _Case) -> tuple[float, float]:
-    dag = _answer(dossier, case)
-    equal, lam, _ = _setting(dossier)
+def _certified_optimum(dossier: Dossier, case: Case) -> tuple[float, float]:
+    dag = read_answer(dossier, case)
+    equal, lam, _ = read_setting(dossier)
     if lam <= 0.0:
         raise EvidenceError("a dual bound needs a positive sparsity")
     stored = dossier.evidence["order_fit.npz"]
-    weights = _matrix(stored, "weights", case.covariance.shape)
-    forward = _forward(dag.order)
+    weights = read_matrix(stored, "weights", case.covariance.shape)
+    forward = forward_edges(dag.order)
     if ((weights != 0.0) & ~(forward & case.allowed)).any():
         raise EvidenceError("the refitted weights have edges that the order or the knowledge rules out")
-    data = _square_root(case.covariance)
-    residual, noise = _levels(data, weights, equal, case.floor)
-    given = _matrix(stored, "noise_std", noise.shape)
+    data = square_root(case.covariance)
+    residual, noise = levels(data, weights, equal, case.floor)
+    given = read_matrix(stored, "noise_std", noise.shape)
     if (abs(given - noise) > 1e-6 * noise).any():
         raise EvidenceError("the refit's noise levels are not the minimisers at its weights")
     penalty = np.where(case.required, 0.0, lam)
-    return _primal(residual, noise, weights, penalty), _dual(data, residual, noise, weights, case, lam, forward)
-
-
-def _forward(order: tuple[int, ...]) -> Mask:
-    place = {node: k for k, node in enumerate(order)}
-    return np.array([[place[i] < place[j] for j in range(len(order))] for i in range(len(order))])
+    return primal_value(residual, noise, weights, penalty), dual_value(
+        data, residual, noise, weights, case, lam, forward
+    )
 
 
 CHECKS: dict[str, Check] = {
+    "covariance": check_covariance,
     "acyclic": check_acyclic,
     "edges": check_edges,
     "noise": check_noise,
