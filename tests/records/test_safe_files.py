@@ -111,7 +111,7 @@ def test_csv_on_disk_equals_csv_in_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"a,b\n1\n", b"a,a\n1,2\n", b"a\n\xff\n", b'a\n"open', b"a\n" + b"x" * 200_000, b"\n\n"]
+    "data", [b"", b"a,b\n1\n", b"a,a\n1,2\n", b"a\n\xff\n", b'a\n"open', b"a\n" + b"x" * 200_000]
 )
 def test_bad_csv_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "a.csv").write_bytes(data)
