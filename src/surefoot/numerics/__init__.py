@@ -1,1 +1,1 @@
-"""To be written."""
+"""Shared algorithms that know nothing of Surefoot. Import the module you need."""

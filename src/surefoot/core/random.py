@@ -1,0 +1,89 @@
+"""Addressed randomness: the same (seed, name, index) gives the same numbers, whatever the batch, the
+rank or the resume. States keep the seed and their counters, never a generator's blob."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Named random streams under one seed.
+
+    `seed=None` draws a secret root from system entropy; it is never stored, so such streams cannot be
+    replayed (private mechanisms want exactly that).
+    """
+
+    seed: int | None = 0
+    _root: bytes = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.seed is not None and self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; expected a non-negative integer or None")
+        root = secrets.token_bytes(32) if self.seed is None else str(self.seed).encode()
+        object.__setattr__(self, "_root", root)
+
+    def key(self, name: str, *index: int) -> int:
+        """The 128-bit Philox key at this address."""
+        address = "/".join([name, *(str(int(i)) for i in index)]).encode()
+        return int.from_bytes(hashlib.blake2b(address, key=self._root, digest_size=16).digest(), "little")
+
+    def numpy(self, name: str, *index: int) -> np.random.Generator:
+        """A fresh numpy generator at the address (counter-based, so streams never overlap)."""
+        return np.random.Generator(np.random.Philox(key=self.key(name, *index)))
+
+    def torch(self, name: str, *index: int, device: str = "cpu") -> torch.Generator:
+        """A fresh torch generator at the address on `device`."""
+        import torch
+
+        generator = torch.Generator(device=device)
+        generator.manual_seed(self.key(name, *index) & (2**63 - 1))
+        return generator
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Row indices for step k as a pure function of k, so that a resumed run sees the same batches.
+
+    Args:
+        streams: where the numbers come from.
+        rows: number of rows n.
+        batch: rows a step (expected rows for `poisson`).
+        how: `replacement`, `epochs` (a fresh permutation an epoch, last batch kept short), `poisson`
+            (each row with probability batch / n) or `stratified` (one row from each of `batch` equal
+            blocks).
+        name: the stream's name.
+    """
+
+    streams: Streams
+    rows: int
+    batch: int
+    how: Literal["replacement", "epochs", "poisson", "stratified"] = "epochs"
+    name: str = "batch"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.batch <= self.rows:
+            raise ValueError(f"batch is {self.batch}; expected between 1 and the {self.rows} rows")
+
+    def indices(self, k: int) -> np.ndarray:
+        """Indices (b,) of the rows used at step k."""
+        if self.how == "epochs":
+            per_epoch = -(-self.rows // self.batch)
+            epoch, place = divmod(k, per_epoch)
+            order = self.streams.numpy(self.name, epoch).permutation(self.rows)
+            return order[place * self.batch : (place + 1) * self.batch]
+        rng = self.streams.numpy(self.name, k)
+        if self.how == "poisson":
+            return np.flatnonzero(rng.random(self.rows) < self.batch / self.rows)
+        if self.how == "replacement":
+            return rng.integers(0, self.rows, self.batch)
+        edges = np.linspace(0, self.rows, self.batch + 1).astype(np.int64)
+        return rng.integers(edges[:-1], edges[1:])

@@ -1,0 +1,250 @@
+"""Checking claims again, with code that shares nothing with the solver.
+
+A verdict is `confirmed`, `refuted` or `unchecked` (an input is not at hand); never confirmed by default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from surefoot.core.certificate import STRENGTH, Certificate, Claim, Kind, Number, as_number
+from surefoot.core.rundir import SCHEMA, RunReader
+from surefoot.records.files import UnsafeFileError, write_json
+from surefoot.records.versions import versions
+
+if TYPE_CHECKING:
+    from surefoot.core.system import System
+
+# What spoiled evidence makes correct checkers raise; anything else is a fault of the checker and is shown.
+UNUSABLE = (
+    ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError, EOFError, OSError, RuntimeError,
+    np.linalg.LinAlgError, UnsafeFileError,
+)  # fmt: skip
+
+
+class NotAtHandError(Exception):
+    """Something the check needs is not here; the verdict is `unchecked`."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome of one check, the value it found, and why."""
+
+    claim: str
+    verdict: Literal["confirmed", "refuted", "unchecked"]
+    value: Number = None
+    why: str = ""
+
+
+class _Evidence(Mapping[str, Any]):
+    """Evidence by name; a file that changed after the certificate was written cannot be read through it."""
+
+    def __init__(self, read: Callable[[str], Any], names: tuple[str, ...], stale: Mapping[str, str]) -> None:
+        self._read, self._names, self._stale = read, names, stale
+        self._kept: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if f"evidence/{name}" in self._stale:
+            raise UnsafeFileError(f"evidence/{name} {self._stale[f'evidence/{name}']}")
+        if name not in self._kept:
+            self._kept[name] = self._read(name)
+        return self._kept[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+@dataclass
+class Dossier:
+    """All a checker may read. `problem` and `answer` raise where they are not at hand."""
+
+    evidence: Mapping[str, Any]
+    read_problem: Callable[[], Any]
+    read_answer: Callable[[], Any]
+    full: bool = False
+    seed: int = field(default_factory=lambda: secrets.randbits(32))
+    notes: list[str] = field(default_factory=list)
+    _kept: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def problem(self) -> Any:
+        if "problem" not in self._kept:
+            self._kept["problem"] = self.read_problem()
+        return self._kept["problem"]
+
+    @property
+    def answer(self) -> Any:
+        if "answer" not in self._kept:
+            self._kept["answer"] = self.read_answer()
+        return self._kept["answer"]
+
+    def rows(self, total: int, sample: int = 64) -> np.ndarray:
+        """Which of `total` costly rows to redo: all of them with `full`, else a fresh random subset.
+
+        Size and seed go into the verdict.
+        """
+        if self.full or total <= sample:
+            return np.arange(total)
+        self.notes.append(f"{sample} of {total} rows redone (seed {self.seed}); --full redoes all")
+        return np.sort(np.random.default_rng(self.seed).choice(total, sample, replace=False))
+
+
+Check = Callable[[Claim, Dossier], Verdict]
+
+
+def refute(claim: Claim, why: str, value: Number = None) -> Verdict:
+    """The claim is wrong, or its evidence does not support it."""
+    return Verdict(claim.name, "refuted", value, why)
+
+
+def unchecked(claim: Claim, why: str) -> Verdict:
+    """Something needed is not at hand."""
+    return Verdict(claim.name, "unchecked", None, why)
+
+
+def compare(
+    claim: Claim, value: Number, *, supports: Kind, bound: Number = None, rtol: float = 1e-9, atol: float = 0.0,
+    undecided: bool = False, why: str = "",
+) -> Verdict:  # fmt: skip
+    """Confirm `claim` if the recomputed `value` (and `bound`) agree with it; refute it otherwise.
+
+    Args:
+        value: what the checker found. Rationals ("a/b") must agree exactly.
+        supports: the strongest kind this check can carry; a claim that says more is refuted.
+        bound: the recomputed bound, where the checker knows it.
+        rtol, atol: allowed difference of floats.
+        undecided: the checker, too, could not decide (then the claim must say so).
+    """
+    if STRENGTH[claim.kind] > STRENGTH[supports]:
+        return refute(claim, f"called {claim.kind}, but this check supports only {supports}", value)
+    if not _agree(claim.value, value, rtol, atol):
+        return refute(claim, f"the value is {_show(value)}, not {_show(claim.value)}", value)
+    if bound is not None and not _agree(claim.bound, bound, rtol, atol):
+        return refute(claim, f"the bound is {_show(bound)}, not {_show(claim.bound)}", value)
+    found = "undecided" if undecided else "holds" if claim.satisfied(value) else "fails"
+    if found != claim.outcome:
+        return refute(claim, f"the outcome is {found!r}, not {claim.outcome!r}: the value is {_show(value)}", value)
+    return Verdict(claim.name, "confirmed", value, why)
+
+
+def _agree(said: Number, found: Number, rtol: float, atol: float) -> bool:
+    a, b = as_number(said), as_number(found)
+    if isinstance(a, Fraction) and isinstance(b, Fraction):
+        return a == b
+    a, b = float(a), float(b)
+    return math.isfinite(a) and math.isfinite(b) and abs(a - b) <= atol + rtol * max(abs(a), abs(b))
+
+
+def _show(value: Number) -> str:
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
+
+
+def _judge(claims: list[Claim], checks: Mapping[str, Check], dossier: Dossier) -> list[Verdict]:
+    verdicts: list[Verdict] = []
+    for claim in claims:
+        dossier.notes.clear()
+        check = checks.get(claim.check)
+        try:
+            found = check(claim, dossier) if check else unchecked(claim, f"this version has no checker {claim.check!r}")
+        except NotAtHandError as error:
+            found = unchecked(claim, str(error))
+        except UNUSABLE as error:
+            found = refute(claim, f"its evidence cannot be used: {type(error).__name__}: {error}")
+        why = "; ".join(part for part in [found.why, *dossier.notes] if part)
+        verdicts.append(dataclasses.replace(found, claim=claim.name, why=why))
+    return verdicts
+
+
+def verify(
+    certificate: Certificate, checks: Mapping[str, Check], problem: Any = None, answer: Any = None, *,
+    full: bool = False, seed: int | None = None,
+) -> list[Verdict]:  # fmt: skip
+    """Check a certificate in process, with the same checkers that `verify_run` uses."""
+
+    def read_problem() -> Any:
+        if problem is None:
+            raise NotAtHandError("the problem was not given")
+        if certificate.fingerprint and problem.fingerprint() != certificate.fingerprint:
+            raise NotAtHandError("the problem at hand is not the one that was certified")
+        return problem
+
+    def read_answer() -> Any:
+        if answer is None:
+            raise NotAtHandError("the answer was not given")
+        return answer
+
+    evidence = _Evidence(certificate.evidence.__getitem__, tuple(certificate.evidence), {})
+    dossier = Dossier(evidence, read_problem, read_answer, full)
+    dossier.seed = dossier.seed if seed is None else seed
+    return _judge(list(certificate.claims), checks, dossier)
+
+
+def verify_run(
+    path: str | Path, system: System, *, data: str | Path | None = None, trust: bool = False, full: bool = False,
+    seed: int | None = None, write: bool = True,
+) -> list[Verdict]:  # fmt: skip
+    """Check a run directory: hashes first, then the inputs, then every claim; writes verdict.json.
+
+    The directory is data. Code that it names (recipes) is loaded only with `trust`.
+
+    Args:
+        data: where to look for inputs that are not where they were.
+        full: redo every costly row.
+        seed: of the random subset of costly rows; default: fresh.
+    """
+    reader = RunReader(path)
+    claims = reader.claims
+    stale = reader.changed_files()
+    private = system.traits.private
+
+    def read_problem() -> Any:
+        if private:
+            raise NotAtHandError("a private run is checked from its ledger, without the data")
+        problem = system.reload(reader, data=data, trust=trust)
+        recorded = reader.certificate_tree["fingerprint"]
+        if recorded and problem.fingerprint() != recorded:
+            raise NotAtHandError("the inputs at hand give another problem than the one that was certified")
+        return problem
+
+    def read_answer() -> Any:
+        wrong = [f"{name} {what}" for name, what in stale.items() if name.startswith("answer/")]
+        if wrong:
+            raise UnsafeFileError("; ".join(wrong))
+        return system.read_answer(reader.answer_dir)
+
+    names = tuple(n.removeprefix("evidence/") for n in reader.certificate_tree["files"] if n.startswith("evidence/"))
+    dossier = Dossier(_Evidence(reader.evidence, names, stale), read_problem, read_answer, full)
+    dossier.seed = dossier.seed if seed is None else seed
+    verdicts = _judge(claims, system.checks(), dossier)
+    verdicts = _refute_untouched(verdicts, claims, stale)
+    if write:
+        write_json(reader.root / "verdict.json", {
+            "schema": SCHEMA, "versions": versions(), "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "seed": dossier.seed, "full": full, "verdicts": [dataclasses.asdict(v) for v in verdicts],
+        })  # fmt: skip
+    return verdicts
+
+
+def _refute_untouched(verdicts: list[Verdict], claims: list[Claim], stale: Mapping[str, str]) -> list[Verdict]:
+    """A claim whose listed files changed is refuted even where its checker did not open them."""
+    judged: list[Verdict] = []
+    for claim, verdict in zip(claims, verdicts, strict=True):
+        wrong = [
+            f"{name} {what}" for name, what in stale.items()
+            if name.removeprefix("evidence/") in claim.evidence or (name.startswith("answer/") and "answer" in claim.evidence)
+        ]  # fmt: skip
+        judged.append(refute(claim, "; ".join(wrong)) if wrong and verdict.verdict == "confirmed" else verdict)
+    return judged

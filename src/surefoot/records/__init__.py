@@ -1,0 +1,1 @@
+"""What is kept and how: safe files, trees of values, fingerprints, bounded histories. Knows no contract."""
