@@ -10,7 +10,8 @@ where q_ij >= 0 is the interpolation inequality of F_{m,L}. Both left sides are 
 w = (xi_{k-l}, g_{k-l}, ..., g_{k+1}) with no part in the function values. The whole window is written in the
 oldest state and the gradients since, so no relation between old points is lost for any memory.
 
-Scaling. With L = 1 and the convex part split off, g = (grad f - m y) / (1 - m), h = (f - m y^2 / 2) / (1 - m):
+Scaling. With L = 1 and the convex part split off, g = (grad f - m y) / (1 - m), h = (f - m y^2 / 2) / (1 -
+m):
 
     q_ij = h_i - h_j - g_j (y_i - y_j) - (g_i - g_j)^2 / 2,
 

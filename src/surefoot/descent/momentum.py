@@ -2,14 +2,14 @@
 
     x_{k+1} = x_k + beta (x_k - x_{k-1}) - alpha grad f(y_k),   y_k = x_k + gamma (x_k - x_{k-1}),
 
-state (x_k, x_{k-1}): A = [[1 + beta, -beta], [1, 0]], B = (-alpha, 0), C = (1 + gamma, -gamma). Gradient descent
-has the single state x_k.
+state (x_k, x_{k-1}): A = [[1 + beta, -beta], [1, 0]], B = (-alpha, 0), C = (1 + gamma, -gamma). Gradient
+descent has the single state x_k.
 
 References:
     Nesterov, Lectures on convex optimization, 2018 (Nesterov's method). Polyak, 1964 (heavy ball).
-    Van Scoy, Freeman, Lynch, The fastest known globally convergent first-order method, 2018 (triple momentum).
-    Cyrus, Hu, Van Scoy, Lessard, A robust accelerated optimization algorithm, 2018 (robust momentum).
-    Lessard, Recht, Packard, 2016 (Nesterov's method tuned on quadratics).
+    Van Scoy, Freeman, Lynch, The fastest known globally convergent first-order method, 2018 (triple
+    momentum). Cyrus, Hu, Van Scoy, Lessard, A robust accelerated optimization algorithm, 2018 (robust
+    momentum). Lessard, Recht, Packard, 2016 (Nesterov's method tuned on quadratics).
 """
 
 from __future__ import annotations

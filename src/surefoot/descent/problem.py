@@ -1,10 +1,11 @@
-"""What the accelerated-methods domain reasons about: a fixed-step first-order method as an exact linear system.
+"""What the accelerated-methods domain reasons about: a fixed-step first-order method as an exact linear
+system.
 
     xi_{k+1} = A xi_k + B u_k,   y_k = C xi_k,   u_k = grad f(y_k),   f in F_{m,L},
 
-scalar per coordinate (the same A, B, C act on every coordinate of x). F_{m,L} is the class of m-strongly convex
-functions with L-Lipschitz gradient. The entries are exact rationals, so that a proof is about the numbers
-that run and not about an idealised neighbour of them.
+scalar per coordinate (the same A, B, C act on every coordinate of x). F_{m,L} is the class of m-strongly
+convex functions with L-Lipschitz gradient. The entries are exact rationals, so that a proof is about the
+numbers that run and not about an idealised neighbour of them.
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ class FixedStep:
     ) -> FixedStep:
         """Check a method given as matrices and make its fixed point exact.
 
-        Floats are read as the dyadic rationals they are. Where rounding has moved the eigenvalue 1 of A or the
-        value C e = 1 by a few units in the last place, A and C get the smallest rank-one correction that
+        Floats are read as the dyadic rationals they are. Where rounding has moved the eigenvalue 1 of A or
+        the value C e = 1 by a few units in the last place, A and C get the smallest rank-one correction that
         restores both; its size is kept in ``rounding``.
 
         Args:

@@ -139,9 +139,9 @@ class RateCertificate:
 class ObstructionCertificate:
     """A proof that no Lyapunov function of this memory has the rate rho or a smaller one.
 
-    Z are second moments of (xi_{k-l}, u_{k-l}, ..., u_{k+1}) and f mean values that satisfy every interpolation
-    inequality, and so do the grown moments W = X_+ Z X_+' - rho^2 X Z X' with the values f_+ - rho^2 f. Any V
-    that fits the two inequalities would have to fall on Z and to rise on it.
+    Z are second moments of (xi_{k-l}, u_{k-l}, ..., u_{k+1}) and f mean values that satisfy every
+    interpolation inequality, and so do the grown moments W = X_+ Z X_+' - rho^2 X Z X' with the values f_+ -
+    rho^2 f. Any V that fits the two inequalities would have to fall on Z and to rise on it.
 
     Attributes:
         method: the method, in the user's units.

@@ -1,4 +1,5 @@
-"""Search of the best certified rate of a fixed-step method: a bracketed secant on the margin, then exact proofs.
+"""Search of the best certified rate of a fixed-step method: a bracketed secant on the margin, then exact
+proofs.
 
 The margin t(rho) of the Lyapunov program is positive exactly where a Lyapunov function exists, and nearly
 linear near its root. The rate on quadratics bounds it from below; rate 1 from above, unless the method has no
@@ -71,8 +72,8 @@ class RateResult:
             method itself) or by infeasibility of the Lyapunov program of this memory.
         lower_by: "quadratic" or "lyapunov".
         proof: exact proof of ``rho``, or None.
-        obstruction: exact proof that the Lyapunov program is infeasible at ``lower``; None where the quadratic
-            bound is within 1e-5 of ``rho``.
+        obstruction: exact proof that the Lyapunov program is infeasible at ``lower``; None where the
+            quadratic bound is within 1e-5 of ``rho``.
         quadratic: rate on quadratics with spectrum in [m, L].
         solves: semidefinite programs solved.
         cycle: a counterexample to convergence where no rate was found and one exists (``cycles.Cycle``).
@@ -213,7 +214,8 @@ def certify_rate(
     step_size: float | None = None,
     rate: float | None = None,
 ) -> RateResult:
-    """Best linear rate of a fixed-step method on F_{m,L} that a Lyapunov function proves, with its exact proof.
+    """Best linear rate of a fixed-step method on F_{m,L} that a Lyapunov function proves, with its exact
+    proof.
 
     Args:
         method: a ``FixedStep`` or a name of ``momentum.METHODS``.
