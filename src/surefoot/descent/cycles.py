@@ -126,8 +126,7 @@ class Cycle:
         return cls(
             method=FixedStep.from_json(content["method"]),
             states=tuple(
-                tuple(tuple(fraction_from(x) for x in vector) for vector in state)
-                for state in content["states"]
+                tuple(tuple(fraction_from(x) for x in vector) for vector in state) for state in content["states"]
             ),
             gradients=tuple(tuple(fraction_from(x) for x in vector) for vector in content["gradients"]),
             values=tuple(fraction_from(x) for x in content["values"]),
@@ -172,9 +171,7 @@ def _steady_states(method: FixedStep, period: int) -> npt.NDArray[np.complex128]
     turned = np.exp(1j * _frequencies(period))[:, None, None] * np.eye(method.order) - A
     if np.linalg.cond(turned).max() > 1e12:
         return None
-    return np.linalg.solve(turned, np.broadcast_to(B.astype(complex)[:, None], (len(turned), method.order, 1)))[
-        ..., 0
-    ]
+    return np.linalg.solve(turned, np.broadcast_to(B.astype(complex)[:, None], (len(turned), method.order, 1)))[..., 0]
 
 
 def _circulant_weights(method: FixedStep, period: int) -> tuple[Array, float] | None:
@@ -245,8 +242,7 @@ def _exact_cycle(method: FixedStep, period: int, weights: Array, value: float) -
         states.append(
             tuple(
                 tuple(
-                    sum((w * vector[a] for w, vector in zip(row, states[-1], strict=True)), ZERO)
-                    + push * gradient[a]
+                    sum((w * vector[a] for w, vector in zip(row, states[-1], strict=True)), ZERO) + push * gradient[a]
                     for a in range(len(columns))
                 )
                 for row, push in zip(scaled.A, scaled.B, strict=True)

@@ -100,9 +100,7 @@ def _robust_parameters(m: float, L: float, rate: float | None) -> MomentumParame
     fastest, slowest = 1 - math.sqrt(m / L), 1 - m / L
     r = (fastest + slowest) / 2 if rate is None else rate
     if not fastest <= r <= slowest:
-        raise ValueError(
-            f"rate must lie in [1 - sqrt(m/L), 1 - m/L] = [{fastest:.6g}, {slowest:.6g}], got {r}"
-        )
+        raise ValueError(f"rate must lie in [1 - sqrt(m/L), 1 - m/L] = [{fastest:.6g}, {slowest:.6g}], got {r}")
     return MomentumParameters(
         kappa * (1 - r) ** 2 * (1 + r) / L,
         kappa * r**3 / (kappa - 1),
@@ -154,9 +152,7 @@ def fixed_step(
     )
 
 
-def known_rate(
-    method: str, m: float, L: float, *, step_size: float | None = None, rate: float | None = None
-) -> float:
+def known_rate(method: str, m: float, L: float, *, step_size: float | None = None, rate: float | None = None) -> float:
     """Proved rate of a method in the literature (distance per iteration); NaN where none is known.
 
     Exact for gradient descent and triple momentum, an upper bound for Nesterov (sqrt(1 - q)) and robust

@@ -59,9 +59,7 @@ class FixedStep:
     name: str = "fixed-step method"
 
     @classmethod
-    def from_arrays(
-        cls, A: Any, B: Any, C: Any, m: Number, L: Number, name: str = "fixed-step method"
-    ) -> FixedStep:
+    def from_arrays(cls, A: Any, B: Any, C: Any, m: Number, L: Number, name: str = "fixed-step method") -> FixedStep:
         """Check a method given as matrices and make its fixed point exact.
 
         Floats are read as the dyadic rationals they are. Where rounding has moved the eigenvalue 1 of A or
@@ -166,9 +164,7 @@ class FixedStep:
         if missing := sorted(needed - content.keys()):
             raise ValueError(f"the method lacks {', '.join(missing)}; expected the keys A, B, C, m, L")
         if unknown := sorted(content.keys() - needed - optional):
-            raise ValueError(
-                f"the method has unknown keys {', '.join(unknown)}; expected A, B, C, m, L, name"
-            )
+            raise ValueError(f"the method has unknown keys {', '.join(unknown)}; expected A, B, C, m, L, name")
         return cls.from_arrays(
             content["A"],
             content["B"],
@@ -208,9 +204,7 @@ def check_class(m: Number, L: Number) -> tuple[Fraction, Fraction]:
     """
     low, high = fraction_from(m), fraction_from(L)
     if low <= 0:
-        raise ValueError(
-            f"m must be positive (strong convexity), got {float(low)}; for m = 0 no linear rate exists"
-        )
+        raise ValueError(f"m must be positive (strong convexity), got {float(low)}; for m = 0 no linear rate exists")
     if low >= high:
         raise ValueError(f"m must be smaller than L, got m = {float(low)} and L = {float(high)}")
     return low, high
@@ -246,8 +240,7 @@ def _near_fixed_point(rows: list[list[Fraction]], output: list[Fraction]) -> lis
     message = "the method has no fixed point at a stationary point of f: "
     if len(kernel) == 0:
         raise ValueError(
-            message
-            + f"A needs the eigenvalue 1, and the smallest singular value of A - I is {singular[-1]:.3g}"
+            message + f"A needs the eigenvalue 1, and the smallest singular value of A - I is {singular[-1]:.3g}"
         )
     seen = kernel @ np.array([float(entry) for entry in output])
     if float(np.abs(seen).max()) <= EIGENVALUE_TOLERANCE:

@@ -8,7 +8,12 @@ rationals with
     (positivity)  |xi_k|^2 - V_k + sum mu_ij q_ij        is a negative semidefinite form, free of values,
     q_ij = f_i - f_j - u_j (y_i - y_j) - m/2 (y_i - y_j)^2 - (u_i - u_j - m (y_i - y_j))^2 / (2 (1 - m)),
 
-so that |xi_k - e x*| <= rho^k sqrt(V_0) for every f in F_{m,L} and any dimension. Floats from the solver are
+so that |xi_k - e x*| <= rho^(k-l) sqrt(V_l) for every f in F_{m,L} and any dimension. A third inequality bounds
+the start,
+
+    (transient)   V_l - c |xi_0|^2 + sum nu_ij q_ij  is a negative semidefinite form, free of values,
+
+and then |xi_k - e x*| <= sqrt(c) rho^(k-l) |xi_0 - e x*|. Floats from the solver are
 only a suggestion: they are rounded to short rationals, the value equations are solved exactly, and both forms
 are tested by an exact LDL'.
 """
@@ -16,7 +21,7 @@ are tested by an exact LDL'.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -36,7 +41,7 @@ from surefoot.numerics.rationals import (
 Rows = list[list[Fraction]]
 Pair = tuple[int, int]
 
-__all__ = ["ObstructionCertificate", "RateCertificate", "prove_obstruction", "prove_rate"]
+__all__ = ["ObstructionCertificate", "RateCertificate", "prove_obstruction", "prove_rate", "with_transient"]
 
 # 2^-48 = 4e-15 is far below every margin that the solver resolves and keeps the rationals short.
 BITS = 48
@@ -55,6 +60,8 @@ class RateCertificate:
         p: (l + 1,) weights of f_{k-l}, ..., f_k.
         lam: multipliers of the decrease, a pair (i, j) of points a key; l + 2 stands for *.
         mu: multipliers of the positivity; l + 1 stands for *.
+        transient: constant c of the start; None before ``with_transient``.
+        nu: multipliers of the transient; l + 1 stands for *.
     """
 
     method: FixedStep
@@ -64,6 +71,8 @@ class RateCertificate:
     p: list[Fraction]
     lam: dict[Pair, Fraction]
     mu: dict[Pair, Fraction]
+    transient: Fraction | None = None
+    nu: dict[Pair, Fraction] = field(default_factory=dict)
 
     def is_proof(self) -> bool:
         """Exact test of both inequalities, all value equations and all signs."""
@@ -75,6 +84,20 @@ class RateCertificate:
         if not is_positive_semidefinite(_negated(self._decrease_form(window))):
             return False
         return is_positive_semidefinite(_negated(self._positivity_form(window)))
+
+    def bounds_transient(self) -> bool:
+        """Exact test of the transient inequality."""
+        if self.transient is None or min(self.nu.values()) < 0:
+            return False
+        balance = _value_balance(self.nu, self.memory + 1)
+        if any(value + weight for value, weight in zip(balance, self.p, strict=True)):
+            return False
+        window = _Window(self.method, self.memory)
+        form = [list(row) for row in self.P]
+        for i in range(self.method.order):
+            form[i][i] -= self.transient
+        window.add_interpolation(form, self.nu, self.memory + 1)
+        return is_positive_semidefinite(_negated(form))
 
     def _decrease_values(self) -> list[Fraction]:
         balance = _value_balance(self.lam, self.memory + 2)
@@ -110,6 +133,9 @@ class RateCertificate:
 
     def to_json(self) -> dict[str, Any]:
         """All numbers as text "a/b"."""
+        more: dict[str, Any] = {}
+        if self.transient is not None:
+            more = {"transient": fraction_text(self.transient), "nu": _text_pairs(self.nu)}
         return {
             "kind": "rate",
             "method": self.method.to_json(),
@@ -117,8 +143,9 @@ class RateCertificate:
             "memory": self.memory,
             "P": _text_rows(self.P),
             "p": [fraction_text(entry) for entry in self.p],
-            "lam": {f"{i},{j}": fraction_text(value) for (i, j), value in self.lam.items()},
-            "mu": {f"{i},{j}": fraction_text(value) for (i, j), value in self.mu.items()},
+            "lam": _text_pairs(self.lam),
+            "mu": _text_pairs(self.mu),
+            **more,
         }
 
     @classmethod
@@ -132,6 +159,8 @@ class RateCertificate:
             p=[fraction_from(entry) for entry in content["p"]],
             lam=_read_pairs(content["lam"]),
             mu=_read_pairs(content["mu"]),
+            transient=fraction_from(content["transient"]) if "transient" in content else None,
+            nu=_read_pairs(content.get("nu", {})),
         )
 
 
@@ -290,9 +319,42 @@ def prove_rate(program: LyapunovProgram, point: LyapunovPoint, rho: Fraction) ->
     return certificate if certificate.is_proof() else None
 
 
-def prove_obstruction(
-    program: LyapunovProgram, candidate: Obstruction, rho: Fraction
-) -> ObstructionCertificate | None:
+def with_transient(program: LyapunovProgram, certificate: RateCertificate) -> RateCertificate:
+    """Add the smallest provable constant c of the start; the certificate as it was if none can be proved."""
+    to_scaled = _change_of_coordinates(program, _Window(program.method, program.memory))
+    back = _inverse(to_scaled)
+    scaled_P = _congruence(back, certificate.P)
+    start = back[: program.order]
+    length = matmul(transpose(start), start)
+    P = np.array([[float(x) for x in row] for row in scaled_P])
+    p = np.array([float(x) for x in certificate.p])
+    squared_length = np.array([[float(x) for x in row] for row in length])
+    star = program.memory + 1
+    for room in (1.01, 1.1, 2.0, 10.0):
+        bound, nu_values = program.transient(P, p, squared_length, room)
+        if not (np.isfinite(bound) and np.isfinite(nu_values).all()):
+            continue
+        size = max(1.0, float(np.abs(nu_values).max()))
+        nu = {
+            pair: max(Fraction(size) * round_to_bits(float(value) / size, BITS), ZERO)
+            for pair, value in zip(program.positivity_pairs, nu_values, strict=True)
+        }
+        left = [v + w for v, w in zip(_value_balance(nu, star), certificate.p, strict=True)]
+        for t, excess in enumerate(left):
+            nu[(star, t) if excess > 0 else (t, star)] += abs(excess)
+        proved = replace(certificate, transient=_up(bound), nu=nu)
+        if proved.bounds_transient():
+            return proved
+    return certificate
+
+
+def _up(value: float) -> Fraction:
+    """A short rational above a float, within 2^-20 of it relatively."""
+    exponent = int(np.floor(np.log2(value))) - 20
+    return Fraction(int(np.ceil(value / 2.0**exponent))) * Fraction(2) ** exponent
+
+
+def prove_obstruction(program: LyapunovProgram, candidate: Obstruction, rho: Fraction) -> ObstructionCertificate | None:
     """Turn float moments into an exact proof that the rate ``rho`` has no Lyapunov function; None if it fails."""
     m, memory = program.method.m, program.memory
     window = _Window(program.method, memory)
@@ -332,9 +394,7 @@ def _power_of_two_below(value: float) -> Fraction:
 
 
 def _rounded(pairs: Sequence[Pair], values: np.ndarray) -> dict[Pair, Fraction]:
-    return {
-        pair: max(round_to_bits(float(value), BITS), ZERO) for pair, value in zip(pairs, values, strict=True)
-    }
+    return {pair: max(round_to_bits(float(value), BITS), ZERO) for pair, value in zip(pairs, values, strict=True)}
 
 
 def _value_balance(multipliers: Mapping[Pair, Fraction], points: int) -> list[Fraction]:
@@ -381,6 +441,10 @@ def _negated(matrix: Rows) -> Rows:
 
 def _text_rows(matrix: Rows) -> list[list[str]]:
     return [[fraction_text(entry) for entry in row] for row in matrix]
+
+
+def _text_pairs(pairs: Mapping[Pair, Fraction]) -> dict[str, str]:
+    return {f"{i},{j}": fraction_text(value) for (i, j), value in pairs.items()}
 
 
 def _read_pairs(content: Mapping[str, str]) -> dict[Pair, Fraction]:

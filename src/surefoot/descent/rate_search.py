@@ -126,9 +126,7 @@ def advance(program: LyapunovProgram, bracket: Bracket, tolerance: float) -> Bra
     solves = bracket.solves + 1
     if margin > 0:
         # Halving the stale end's margin (Illinois) keeps the secant from sticking to it.
-        moved = replace(
-            bracket, high=guess, high_margin=margin, low_margin=bracket.low_margin / 2, solves=solves
-        )
+        moved = replace(bracket, high=guess, high_margin=margin, low_margin=bracket.low_margin / 2, solves=solves)
     else:
         moved = replace(
             bracket,
@@ -284,9 +282,7 @@ def _resolve(
 ) -> FixedStep:
     if isinstance(method, FixedStep):
         if not all(value is None for value in (kappa, m, L, step_size, rate)):
-            raise ValueError(
-                "a FixedStep carries its own constants; leave out kappa, m, L, step_size and rate"
-            )
+            raise ValueError("a FixedStep carries its own constants; leave out kappa, m, L, step_size and rate")
         return method
     if kappa is not None:
         if m is not None or L is not None:

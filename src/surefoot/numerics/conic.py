@@ -182,9 +182,7 @@ def solve_conic(
     matrix: Any = A if isinstance(A, sparse.csc_matrix) else sparse.csc_matrix(A)
     rows = sum(cone_rows(cone) for cone in cones)
     if matrix.shape != (rows, size) or b.shape != (rows,):
-        raise ValueError(
-            f"expected A of shape ({rows}, {size}) and b of ({rows},), got {matrix.shape} and {b.shape}"
-        )
+        raise ValueError(f"expected A of shape ({rows}, {size}) and b of ({rows},), got {matrix.shape} and {b.shape}")
     if not (np.isfinite(matrix.data).all() and np.isfinite(b).all() and np.isfinite(q).all()):
         raise ValueError("expected finite data in q, A and b")
     curvature: Any = sparse.csc_matrix((size, size)) if P is None else sparse.csc_matrix(P)

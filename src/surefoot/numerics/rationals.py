@@ -159,9 +159,7 @@ def characteristic_polynomial(matrix: Matrix) -> list[Fraction]:
     coefficients = [Fraction(1)]
     product = [[Fraction(0)] * size for _ in range(size)]
     for k in range(1, size + 1):
-        shifted = [
-            [product[i][j] + (coefficients[-1] if i == j else 0) for j in range(size)] for i in range(size)
-        ]
+        shifted = [[product[i][j] + (coefficients[-1] if i == j else 0) for j in range(size)] for i in range(size)]
         product = matmul(matrix, shifted)
         coefficients.append(-sum((product[i][i] for i in range(size)), Fraction(0)) / k)
     return coefficients
@@ -173,9 +171,7 @@ def principal_signs_semidefinite(matrix: Matrix) -> bool:
     A second road beside ``is_positive_semidefinite``: all roots are real, and by Descartes' rule none is
     negative exactly when ``(-1)^k c_k >= 0`` for every k.
     """
-    return all(
-        coefficient * (-1) ** k >= 0 for k, coefficient in enumerate(characteristic_polynomial(matrix))
-    )
+    return all(coefficient * (-1) ** k >= 0 for k, coefficient in enumerate(characteristic_polynomial(matrix)))
 
 
 def spectral_radius_at_least(matrix: Matrix, radius: Fraction) -> bool:
