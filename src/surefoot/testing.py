@@ -22,13 +22,14 @@ from unittest import mock
 import numpy as np
 import torch
 
+from surefoot.core.certificate import read_claims
 from surefoot.core.method import Status
 from surefoot.core.problem import Objective
-from surefoot.core.rundir import RunDir, RunReader, file_hashes
+from surefoot.core.rundir import RunDir, RunReader
 from surefoot.core.solve import Budget, solve
 from surefoot.core.system import Inputs, System, execute
 from surefoot.core.verify import Verdict, verify_run
-from surefoot.records.files import READERS, WRITERS, read_json, write_json
+from surefoot.records.files import READERS, WRITERS, file_hashes, read_json, write_json
 from surefoot.records.trees import pack
 
 SPOILS = ("sign", "double", "permute", "nan")
@@ -219,7 +220,7 @@ def _spoil_answer(system: System, root: Path) -> int:
 
 def _take_inputs_away(system: System, root: Path, folder: Path) -> None:
     inputs = sorted((folder / "inputs").glob("*")) if (folder / "inputs").is_dir() else []
-    needs = {c.name for c in RunReader(root).claims if any(e.startswith("input:") for e in c.evidence)}
+    needs = {c.name for c in read_claims(RunReader(root)) if any(e.startswith("input:") for e in c.evidence)}
     for path in inputs:
         original = path.read_bytes()
         for change in (lambda p, b: p.write_bytes(b + b"\n"), lambda p, b: p.unlink()):
@@ -347,7 +348,7 @@ def check_optimizer(factory: Callable[[Any], torch.optim.Optimizer]) -> None:
     def train(steps: int, x: list[Any], loss: Callable[[], torch.Tensor], optimizer: torch.optim.Optimizer) -> None:
         for _ in range(steps):
 
-            def closure() -> torch.Tensor:
+            def closure() -> Any:
                 optimizer.zero_grad()
                 value = loss()
                 value.backward()

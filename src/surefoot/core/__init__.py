@@ -12,7 +12,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "problem": [
             "Bilevel", "Consensus", "Constant", "FiniteSum", "Game", "Objective", "Problem", "Stream", "Training",
         ],
-        "random": ["Sampler", "Streams"],
+        "random": ["Streams"],
         "method": ["Look", "Method", "State", "Status", "transient"],
         "solve": ["Budget", "Moment", "Result", "iterate", "solve"],
         "certificate": ["Certificate", "Claim", "Confidence", "Premise", "capped"],

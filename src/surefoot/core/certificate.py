@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Literal
 
-from surefoot.records.files import check_evidence_name
+from surefoot.records.files import UnsafeFileError, check_evidence_name
+from surefoot.records.rundir import RunReader
+from surefoot.records.trees import typed
 
 Number = float | int | str | None  # a rational is the string "a/b"
 Kind = Literal["proved", "statistical", "measured"]
@@ -104,30 +106,11 @@ class Claim:
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> Claim:
-        """A claim from a certificate file, checked field by field."""
-        known = {f.name for f in dataclasses.fields(cls)}
-        if not isinstance(tree, Mapping) or set(tree) - known:
-            raise ValueError(
-                f"a claim has unknown fields: {sorted(set(tree) - known) if isinstance(tree, Mapping) else tree!r}"
-            )
-        fields = dict(tree)
-        for name, allowed in {
-            "kind": tuple(STRENGTH), "outcome": ("holds", "fails", "undecided"), "relation": ("<=", ">=", "=="),
-            "scope": ("answer", "expectation", "probability"),
-        }.items():  # fmt: skip
-            if name in fields and fields[name] not in allowed:
-                raise ValueError(f"a claim's {name} is {fields[name]!r}; expected one of {', '.join(allowed)}")
-        for name in ("name", "statement", "check", "reason"):
-            if not isinstance(fields.get(name, ""), str):
-                raise ValueError(f"a claim's {name} is not text")
-        fields["tolerance"] = float(fields.get("tolerance", 0.0))
-        if not 0 <= fields["tolerance"] < math.inf:
-            raise ValueError("a claim's tolerance is not a finite number >= 0")
-        fields["premises"] = tuple(Premise(**p) for p in fields.get("premises", ()))
-        fields["evidence"] = tuple(str(e) for e in fields.get("evidence", ()))
-        confidence = fields.get("confidence")
-        fields["confidence"] = None if confidence is None else Confidence(**confidence)
-        return cls(**fields)
+        """A claim from a certificate file, every field checked against its type."""
+        claim = typed(tree, cls)
+        if not 0 <= claim.tolerance < math.inf:
+            raise TypeError(f"the tolerance of claim {claim.name!r} is {claim.tolerance}")
+        return claim
 
 
 @dataclass(frozen=True)
@@ -160,3 +143,15 @@ class Certificate:
             if claim.name == name:
                 return claim
         raise KeyError(f"no claim {name!r}; there are {[c.name for c in self.claims]}")
+
+
+def read_claims(reader: RunReader) -> list[Claim]:
+    """The claims of a run directory.
+
+    Raises:
+        UnsafeFileError: a field of the wrong type, or a claim that contradicts itself.
+    """
+    try:
+        return [Claim.from_json(tree) for tree in reader.certificate_tree["claims"]]
+    except (TypeError, ValueError) as error:
+        raise UnsafeFileError(f"certificate.json: {error}") from error

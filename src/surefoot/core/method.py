@@ -29,6 +29,11 @@ class Status(Enum):
         """Whether the answer may be used as one."""
         return self in (Status.CONVERGED, Status.BUDGET, Status.STREAM_END, Status.STOPPED)
 
+    @property
+    def final(self) -> bool:
+        """Whether going on would change nothing."""
+        return self in (Status.CONVERGED, Status.STREAM_END, Status.SEARCH_FAILED, Status.INFEASIBLE)
+
 
 def transient() -> Any:
     """A state field that is not saved and is rebuilt by the method when it is None."""

@@ -1,7 +1,6 @@
 """What the user brings: oracles and constants, as frozen dataclasses.
 
-Domain containers (tables, cubes, scenes, worlds) live in their domains; these are the shapes that
-several domains share.
+Containers of one domain (tables, cubes, scenes, worlds) live there; these shapes are shared.
 """
 
 from __future__ import annotations
@@ -35,8 +34,22 @@ class Constant:
     why: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Identified:
+    """A problem that is known by the numbers that define it (`identity`); without them it can be certified in
+    process only."""
+
+    identity: Mapping[str, object] | None = None
+
+    def fingerprint(self) -> str:
+        if self.identity is None:
+            raise TypeError(f"this {type(self).__name__} has no `identity`; give the numbers that define it")
+        constants = getattr(self, "constants", {})
+        return fingerprint(self.identity, {k: (c.value, c.known) for k, c in constants.items()})
+
+
 @dataclass(frozen=True)
-class Objective:
+class Objective(Identified):
     """Minimise f(x) + h(x) over a set; only `value_and_grad` (of f) is compulsory.
 
     Args:
@@ -59,12 +72,6 @@ class Objective:
     domain: Set = field(default_factory=FreeSpace)
     constants: Mapping[str, Constant] = field(default_factory=dict)
     minimiser: Tensor | None = None
-    identity: Mapping[str, object] | None = None
-
-    def fingerprint(self) -> str:
-        if self.identity is None:
-            raise TypeError("this Objective has no `identity`; give the numbers that define it, to certify it on disk")
-        return fingerprint(self.identity, {k: (c.value, c.known) for k, c in self.constants.items()})
 
     def constant(self, name: str) -> Constant:
         """The constant, or an error that says how to give it."""
@@ -76,7 +83,7 @@ class Objective:
 
 
 @dataclass(frozen=True)
-class FiniteSum:
+class FiniteSum(Identified):
     """n terms addressed by index: mean of f_i over the rows asked for.
 
     Args:
@@ -93,12 +100,6 @@ class FiniteSum:
     per_sample_grad: Callable[[Tensor, Tensor], Tensor] | None = None
     domain: Set = field(default_factory=FreeSpace)
     constants: Mapping[str, Constant] = field(default_factory=dict)
-    identity: Mapping[str, object] | None = None
-
-    def fingerprint(self) -> str:
-        if self.identity is None:
-            raise TypeError("this FiniteSum has no `identity`; give the numbers that define it")
-        return fingerprint(self.identity)
 
     def whole(self) -> Objective:
         """The mean of all terms as one objective."""
@@ -110,7 +111,7 @@ class FiniteSum:
 
 
 @dataclass(frozen=True)
-class Stream:
+class Stream(Identified):
     """A sequence of losses met one at a time: `gradient(t, x)` of round t at x; `length` None is endless."""
 
     gradient: Callable[[int, Tensor], Tensor]
@@ -118,16 +119,10 @@ class Stream:
     length: int | None = None
     domain: Set = field(default_factory=FreeSpace)
     constants: Mapping[str, Constant] = field(default_factory=dict)
-    identity: Mapping[str, object] | None = None
-
-    def fingerprint(self) -> str:
-        if self.identity is None:
-            raise TypeError("this Stream has no `identity`; give the numbers that define it")
-        return fingerprint(self.identity)
 
 
 @dataclass(frozen=True)
-class Training:
+class Training(Identified):
     """A network to train.
 
     Args:
@@ -142,16 +137,10 @@ class Training:
     loss: Callable[[torch.nn.Module, Any], Tensor]
     data: Any
     size: int
-    identity: Mapping[str, object] | None = None
-
-    def fingerprint(self) -> str:
-        if self.identity is None:
-            raise TypeError("this Training has no `identity`; give the data's digest and the recipe's name")
-        return fingerprint(self.identity)
 
 
 @dataclass(frozen=True)
-class Bilevel:
+class Bilevel(Identified):
     """min over x in X of upper(x, y*(x)), y*(x) minimising lower(x, .) over Y, optionally coupled(x, y) <= 0.
 
     x and y are flat vectors; `upper` and `lower` return scalars and take an optional index batch.
@@ -165,16 +154,10 @@ class Bilevel:
     upper_set: Set = field(default_factory=FreeSpace)
     lower_set: Set = field(default_factory=FreeSpace)
     constants: Mapping[str, Constant] = field(default_factory=dict)
-    identity: Mapping[str, object] | None = None
-
-    def fingerprint(self) -> str:
-        if self.identity is None:
-            raise TypeError("this Bilevel has no `identity`; give the numbers that define it")
-        return fingerprint(self.identity)
 
 
 @dataclass(frozen=True)
-class Game:
+class Game(Identified):
     """N players with block strategies x = (x_1..x_N) in a product set; either costs or the pseudo-gradient.
 
     Args:
@@ -188,12 +171,6 @@ class Game:
     pseudo_gradient: Callable[[Tensor], Tensor]
     domain: Set = field(default_factory=FreeSpace)
     bounds: Callable[[Any], tuple[Any, Any, Any]] | None = None
-    identity: Mapping[str, object] | None = None
-
-    def fingerprint(self) -> str:
-        if self.identity is None:
-            raise TypeError("this Game has no `identity`; give the numbers that define it")
-        return fingerprint(self.identity)
 
 
 @dataclass(frozen=True)

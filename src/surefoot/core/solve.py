@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-import resource
-import signal
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
-
-import torch
+from typing import Any, Final, Generic, TypeVar
 
 from surefoot.core.certificate import Certificate
 from surefoot.core.checkpoint import Every, load_checkpoint, save_checkpoint
@@ -23,9 +16,7 @@ from surefoot.core.method import Look, Method, State, Status
 from surefoot.core.random import Streams
 from surefoot.core.rundir import RunDir, is_writer
 from surefoot.records.history import History
-
-if TYPE_CHECKING:
-    from types import FrameType
+from surefoot.records.process import peak_memory, polite_interrupt
 
 log = logging.getLogger(__name__)
 A = TypeVar("A")
@@ -100,35 +91,6 @@ def iterate(
     return state
 
 
-@contextmanager
-def _polite_interrupt() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C (or SIGTERM) is remembered, the second one raises."""
-    asked: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-        log.warning("finishing this step; interrupt again to stop at once")
-
-    old = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
-
-
-def peak_memory() -> int:
-    """Peak bytes of this process, and of the CUDA device where one was used."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return peak + (torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0)
-
-
 def solve(
     problem: Any, method: Method[Any, S, A], start: A | None = None, *, budget: Budget | None = None,
     stop: Watch | None = None, watch: Sequence[Watch] = (), seed: int | None = UNSET,
@@ -147,8 +109,7 @@ def solve(
         every: when to save checkpoints.
 
     Raises:
-        ValueError: no bound at all (a method without horizon needs a budget or a criterion that can end it),
-            or a budget beyond the method's horizon.
+        ValueError: a budget beyond the method's horizon.
     """
     folder = RunDir.create(run) if isinstance(run, str | Path) else run
     budget = _within_horizon(budget or Budget(), method.horizon)
@@ -156,25 +117,28 @@ def solve(
         seed = folder.seed
     streams = Streams((None if method.private else 0) if seed is UNSET else seed)
     state = method.init(problem, start, streams)
-    history, before = History(), 0.0
-    every = every or (folder.every if folder else Every())
+    history, before, ended = History(), 0.0, None
+    saving = every or (folder.every if folder else None) or Every()
     if folder and (found := load_checkpoint(folder.checkpoints, state)):
         state, extra = found
-        history, before = History.from_json(extra["history"]), float(extra["seconds"])
+        history, before, ended = History.from_json(extra["history"]), float(extra["seconds"]), extra["ended"]
         log.info("resuming at step %d", state.k)
     state.limit = budget.steps
     watches = [*watch, *((stop,) if stop else ()), *(folder.watch if folder else ())]
     began = saved_at = time.perf_counter()
     saved_k = state.k
     status: Status | None = Status.BUDGET if (reason := budget.spent(state.k, before, state.counts)) else None
+    if ended is not None:  # the method itself had finished
+        status, reason = Status[ended[0]], ended[1]
 
     def save() -> None:
         if folder and is_writer():
-            extra = {"history": history.to_json(), "seconds": before + time.perf_counter() - began}
-            save_checkpoint(folder.checkpoints, state, extra, every.keep)
+            ended = [status.name, reason] if status is not None and status.final else None
+            extra = {"history": history.to_json(), "seconds": before + time.perf_counter() - began, "ended": ended}
+            save_checkpoint(folder.checkpoints, state, extra, saving.keep)
             folder.write_history(history.columns())
 
-    with _polite_interrupt() as interrupted:
+    with polite_interrupt() as interrupted:
         while status is None:
             state = method.step(problem, state)
             now = time.perf_counter()
@@ -184,8 +148,8 @@ def solve(
             status, reason = _verdict(look, state, budget, seconds, watches)
             if status is None and interrupted():
                 status, reason = Status.INTERRUPTED, "interrupted"
-            due = (every.steps is not None and state.k - saved_k >= every.steps) or (
-                every.seconds is not None and now - saved_at >= every.seconds
+            due = (saving.steps is not None and state.k - saved_k >= saving.steps) or (
+                saving.seconds is not None and now - saved_at >= saving.seconds
             )
             if due and status is None:
                 save()
@@ -195,17 +159,8 @@ def solve(
         seconds = before + time.perf_counter() - began
         answer = method.answer(problem, state)
         certificate = method.certify(problem, state) if certify and status.good else None
-    return Result(
-        answer,
-        status,
-        reason or status.value,
-        certificate,
-        history,
-        state.k,
-        dict(state.counts),
-        seconds,
-        peak_memory(),
-    )
+    cost = (state.k, dict(state.counts), seconds, peak_memory())
+    return Result(answer, status, reason or status.value, certificate, history, *cost)
 
 
 def _within_horizon(budget: Budget, horizon: int | None) -> Budget:

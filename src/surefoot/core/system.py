@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surefoot.records.files import UnsafeFileError, sha256
+from surefoot.records.files import UnsafeFileError
+from surefoot.records.inputs import Inputs, InputSpec, Sample, find_input, mismatch
+from surefoot.records.paper import Paper
 from surefoot.records.trees import options_from_json, options_to_json
 
 if TYPE_CHECKING:
@@ -18,58 +18,6 @@ if TYPE_CHECKING:
     from surefoot.core.rundir import RunDir, RunReader
     from surefoot.core.solve import Result
     from surefoot.core.verify import Check
-
-
-@dataclass(frozen=True)
-class Paper:
-    """The paper a card is made from."""
-
-    title: str
-    authors: tuple[str, ...]  # "First Last"
-    year: int
-    venue: str = ""
-    arxiv: str = ""
-    doi: str = ""
-    claim: str = ""  # the paper's claim in one sentence, for the tour
-
-    @property
-    def url(self) -> str:
-        return (
-            f"https://arxiv.org/abs/{self.arxiv}" if self.arxiv else f"https://doi.org/{self.doi}" if self.doi else ""
-        )
-
-    @property
-    def bibtex(self) -> str:
-        last = self.authors[0].split()[-1].lower() if self.authors else "anon"
-        rows = {
-            "title": "{" + self.title + "}", "author": " and ".join(self.authors), "year": str(self.year),
-            "journal": self.venue or f"arXiv:{self.arxiv}" * bool(self.arxiv), "eprint": self.arxiv, "doi": self.doi,
-        }  # fmt: skip
-        body = ",\n".join(f"  {k} = {{{v}}}" for k, v in rows.items() if v)
-        return f"@article{{{last}{self.year},\n{body}\n}}"
-
-
-@dataclass(frozen=True)
-class InputSpec:
-    """One input of a card, in the order of the command's arguments."""
-
-    role: str
-    help: str
-    formats: tuple[str, ...] = ()
-    required: bool = True  # without it (and with no input at all) the sample is used
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Data that a card runs on when the user gives none."""
-
-    id: str
-    title: str
-    origin: str
-    licence: str
-    credit: str = ""
-    extra: str = ""  # the extra that brings it
-    fallback: Sample | None = None
 
 
 @dataclass(frozen=True)
@@ -91,74 +39,6 @@ class Figure:
     caption: str
     figure: Any
     alt: str = ""
-
-
-class Inputs:
-    """The inputs of a run, opened through here so that each is recorded with its hash.
-
-    Args:
-        given: path, or recipe `module:factory`, by role; roles left out are absent.
-        device, dtype: where the problem's tensors shall live.
-        trust: whether recipes may be imported.
-    """
-
-    def __init__(
-        self, given: Mapping[str, str] | None = None, *, device: str = "cpu", dtype: str | None = None,
-        trust: bool = False, only: str | None = None,
-    ) -> None:  # fmt: skip
-        self._given = dict(given or {})
-        self.device, self.dtype, self.trust = device, dtype, trust
-        self.only = only  # verification: the id of the sample that was used; no other will do
-        self.records: list[dict[str, Any]] = []
-
-    def has(self, role: str) -> bool:
-        return role in self._given
-
-    def is_recipe(self, role: str) -> bool:
-        """Whether the input is a `package.module:factory` rather than a file."""
-        text = self._given.get(role, "")
-        module, _, name = text.rpartition(":")
-        return not Path(text).exists() and name.isidentifier() and all(p.isidentifier() for p in module.split("."))
-
-    def path(self, role: str) -> Path:
-        """The input file, recorded with its SHA-256.
-
-        Raises:
-            FileNotFoundError: with the role and what was expected.
-        """
-        path = Path(self._given[role])
-        if not path.exists():
-            raise FileNotFoundError(f"input {role!r}: there is no file {path}")
-        size = sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
-        self.records.append({
-            "role": role, "origin": "file", "path": str(path.resolve()), "sha256": sha256(path), "bytes": size,
-            "copied": False,
-        })  # fmt: skip
-        return path
-
-    def factory(self, role: str) -> Any:
-        """What the recipe `module:factory` names; only where code is trusted.
-
-        Raises:
-            UnsafeFileError: in a verification without `--trust`.
-        """
-        text = self._given[role]
-        if not self.trust:
-            raise UnsafeFileError(
-                f"input {role!r} is the code {text!r}; it is imported only by `run` or `verify --trust`"
-            )
-        module, _, name = text.rpartition(":")
-        if "" not in sys.path:
-            sys.path.insert(0, "")
-        self.records.append({"role": role, "origin": "recipe", "path": text, "sha256": "", "copied": False})
-        return getattr(importlib.import_module(module), name)
-
-    def sample(self, sample: Sample, *, sha256: str, **more: Any) -> None:
-        """Record that the card read this sample (`more`: distribution, version, path, bytes, note)."""
-        self.records.append({
-            "role": "sample", "origin": sample.id, "title": sample.title, "licence": sample.licence,
-            "credit": sample.credit, "sha256": sha256, "copied": False, **more,
-        })  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -227,41 +107,16 @@ class System:
         from surefoot.core.verify import NotAtHandError
 
         options = options_from_json(self.options, reader.config.get("options", {}))
-        recorded = reader.inputs
-        given: dict[str, str] = {}
-        for record in recorded:
-            if record["origin"] in ("file", "recipe"):
-                given[record["role"]] = _find(record, data)
-        only = next((r["origin"] for r in recorded if r["role"] == "sample"), None)
-        inputs = Inputs(given, trust=trust, only=only)
+        only = next((str(r["origin"]) for r in reader.inputs if r["role"] == "sample"), None)
         try:
+            files = [r for r in reader.inputs if r["origin"] in ("file", "recipe")]
+            inputs = Inputs({r["role"]: find_input(r, data) for r in files}, trust=trust, only=only)
             problem = self.load(options, inputs)
         except (OSError, ImportError, UnsafeFileError) as error:
             raise NotAtHandError(str(error)) from error
-        key = ("role", "origin", "sha256")
-        found = {tuple(r.get(k) for k in key) for r in inputs.records}
-        for record in recorded:
-            if tuple(record.get(k) for k in key) not in found:
-                now = [r for r in inputs.records if r["role"] == record["role"]]
-                what = "changed since the run" if now and now[0]["origin"] == record["origin"] else "is not at hand"
-                raise NotAtHandError(f"input {record['role']!r} ({record.get('path') or record['origin']}) {what}")
+        if wrong := mismatch(reader.inputs, inputs.records):
+            raise NotAtHandError(wrong)
         return problem
-
-
-def _find(record: Mapping[str, Any], data: str | Path | None) -> str:
-    from surefoot.core.verify import NotAtHandError
-
-    text = str(record["path"])
-    if record["origin"] == "recipe":
-        return text
-    path = Path(text)
-    if data is not None and (Path(data) / path.name).exists():
-        return str(Path(data) / path.name)
-    if not path.is_absolute() or ".." in path.parts:
-        raise NotAtHandError(f"input {record['role']!r}: {text!r} is not a plain absolute path")
-    if not (path.is_file() or path.is_dir()):
-        raise NotAtHandError(f"input {record['role']!r}: {path} is not there; give its folder with --data")
-    return text
 
 
 def execute(system: System, options: Any, inputs: Inputs, run: RunDir | None = None, **config: Any) -> Result[Any]:
@@ -275,18 +130,11 @@ def execute(system: System, options: Any, inputs: Inputs, run: RunDir | None = N
     if run is None:
         return system.run(options, system.load(options, inputs), None)
     from surefoot.core.method import Status
-    from surefoot.core.rundir import RunReader
 
     run.private = system.traits.private
     run.write_config(card=system.name, status="running", options=options_to_json(options), **config)
     try:
         problem = system.load(options, inputs)
-        before = {(r["role"], r["sha256"]) for r in RunReader(run.root).inputs}
-        now = {(r["role"], r["sha256"]) for r in inputs.records}
-        if before and before != now:
-            raise ValueError(
-                f"the inputs changed since {run.root} began; start another run, or give the inputs it began with"
-            )
         run.write_inputs(inputs.records)
         result = system.run(options, problem, run)
         interrupted = result.status is Status.INTERRUPTED

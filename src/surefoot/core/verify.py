@@ -9,7 +9,7 @@ import dataclasses
 import math
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from surefoot.core.certificate import STRENGTH, Certificate, Claim, Kind, Number, as_number
+from surefoot.core.certificate import STRENGTH, Certificate, Claim, Kind, Number, as_number, read_claims
 from surefoot.core.rundir import SCHEMA, RunReader
 from surefoot.records.files import UnsafeFileError, write_json
 from surefoot.records.versions import versions
@@ -46,25 +46,15 @@ class Verdict:
     why: str = ""
 
 
-class _Evidence(Mapping[str, Any]):
-    """Evidence by name; a file that changed after the certificate was written cannot be read through it."""
+class _Evidence(dict[str, Any]):
+    """Evidence by name, read when first asked for."""
 
-    def __init__(self, read: Callable[[str], Any], names: tuple[str, ...], stale: Mapping[str, str]) -> None:
-        self._read, self._names, self._stale = read, names, stale
-        self._kept: dict[str, Any] = {}
+    def __init__(self, read: Callable[[str], Any]) -> None:
+        self._read = read
 
-    def __getitem__(self, name: str) -> Any:
-        if f"evidence/{name}" in self._stale:
-            raise UnsafeFileError(f"evidence/{name} {self._stale[f'evidence/{name}']}")
-        if name not in self._kept:
-            self._kept[name] = self._read(name)
-        return self._kept[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
+    def __missing__(self, name: str) -> Any:
+        self[name] = self._read(name)
+        return self[name]
 
 
 @dataclass
@@ -152,13 +142,18 @@ def _show(value: Number) -> str:
     return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
-def _judge(claims: list[Claim], checks: Mapping[str, Check], dossier: Dossier) -> list[Verdict]:
+def _judge(
+    claims: list[Claim], checks: Mapping[str, Check], dossier: Dossier, stale: Mapping[str, str]
+) -> list[Verdict]:
     verdicts: list[Verdict] = []
     for claim in claims:
         dossier.notes.clear()
         check = checks.get(claim.check)
+        leans_on = {*(f"evidence/{name}" for name in claim.evidence), "answer" if "answer" in claim.evidence else ""}
+        wrong = [f"{name} {what}" for name, what in stale.items() if leans_on & {name, name.split("/")[0]}]
         try:
             found = check(claim, dossier) if check else unchecked(claim, f"this version has no checker {claim.check!r}")
+            found = refute(claim, "; ".join(wrong)) if wrong and found.verdict == "confirmed" else found
         except NotAtHandError as error:
             found = unchecked(claim, str(error))
         except UNUSABLE as error:
@@ -186,10 +181,9 @@ def verify(
             raise NotAtHandError("the answer was not given")
         return answer
 
-    evidence = _Evidence(certificate.evidence.__getitem__, tuple(certificate.evidence), {})
-    dossier = Dossier(evidence, read_problem, read_answer, full)
+    dossier = Dossier(certificate.evidence, read_problem, read_answer, full)
     dossier.seed = dossier.seed if seed is None else seed
-    return _judge(list(certificate.claims), checks, dossier)
+    return _judge(list(certificate.claims), checks, dossier, {})
 
 
 def verify_run(
@@ -206,7 +200,7 @@ def verify_run(
         seed: of the random subset of costly rows; default: fresh.
     """
     reader = RunReader(path)
-    claims = reader.claims
+    claims = read_claims(reader)
     stale = reader.changed_files()
     private = system.traits.private
 
@@ -219,32 +213,12 @@ def verify_run(
             raise NotAtHandError("the inputs at hand give another problem than the one that was certified")
         return problem
 
-    def read_answer() -> Any:
-        wrong = [f"{name} {what}" for name, what in stale.items() if name.startswith("answer/")]
-        if wrong:
-            raise UnsafeFileError("; ".join(wrong))
-        return system.read_answer(reader.answer_dir)
-
-    names = tuple(n.removeprefix("evidence/") for n in reader.certificate_tree["files"] if n.startswith("evidence/"))
-    dossier = Dossier(_Evidence(reader.evidence, names, stale), read_problem, read_answer, full)
+    dossier = Dossier(_Evidence(reader.evidence), read_problem, lambda: system.read_answer(reader.answer_dir), full)
     dossier.seed = dossier.seed if seed is None else seed
-    verdicts = _judge(claims, system.checks(), dossier)
-    verdicts = _refute_untouched(verdicts, claims, stale)
+    verdicts = _judge(claims, system.checks(), dossier, stale)
     if write:
         write_json(reader.root / "verdict.json", {
             "schema": SCHEMA, "versions": versions(), "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "seed": dossier.seed, "full": full, "verdicts": [dataclasses.asdict(v) for v in verdicts],
         })  # fmt: skip
     return verdicts
-
-
-def _refute_untouched(verdicts: list[Verdict], claims: list[Claim], stale: Mapping[str, str]) -> list[Verdict]:
-    """A claim whose listed files changed is refuted even where its checker did not open them."""
-    judged: list[Verdict] = []
-    for claim, verdict in zip(claims, verdicts, strict=True):
-        wrong = [
-            f"{name} {what}" for name, what in stale.items()
-            if name.removeprefix("evidence/") in claim.evidence or (name.startswith("answer/") and "answer" in claim.evidence)
-        ]  # fmt: skip
-        judged.append(refute(claim, "; ".join(wrong)) if wrong and verdict.verdict == "confirmed" else verdict)
-    return judged

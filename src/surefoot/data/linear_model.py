@@ -99,12 +99,7 @@ class LinearModel:
             return loss.value(z, y[rows]).mean() + 0.5 * ridge * (x @ x), gradient
 
         return FiniteSum(
-            A.shape[0],
-            A.shape[1],
-            value_and_grad,
-            per_sample_grad,
-            constants=self.constants,
-            identity=self._identity(),
+            A.shape[0], A.shape[1], value_and_grad, per_sample_grad, constants=self.constants, identity=self._identity()
         )
 
     @property

@@ -25,6 +25,10 @@ class UnsafeFileError(ValueError):
     """A file that is not what it says, or that would do more than be read."""
 
 
+class OtherSchemaError(UnsafeFileError):
+    """A record of a schema this version cannot read; the message says which version can."""
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file, or of a directory's sorted manifest (names and file digests)."""
     if path.is_dir():
@@ -35,6 +39,12 @@ def sha256(path: Path) -> str:
         raise UnsafeFileError(f"{path} is not a regular file")
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def file_hashes(root: Path) -> dict[str, str]:
+    """SHA-256 of every evidence and answer file of a run."""
+    files = [p for folder in ("evidence", "answer") for p in sorted((root / folder).rglob("*")) if p.is_file()]
+    return {p.relative_to(root).as_posix(): sha256(p) for p in files}
 
 
 def inside(root: Path, name: str) -> Path:
@@ -176,11 +186,7 @@ def _read_npy(stream: Any, size: int, name: str) -> np.ndarray:
     return flat.reshape(shape, order="F" if fortran else "C").copy()
 
 
-WRITERS: Mapping[str, Callable[[Path, Any], None]] = {
-    ".npz": write_npz,
-    ".json": write_json,
-    ".csv": write_csv,
-}
+WRITERS: Mapping[str, Callable[[Path, Any], None]] = {".npz": write_npz, ".json": write_json, ".csv": write_csv}
 READERS: Mapping[str, Callable[[Path], Any]] = {".npz": read_npz, ".json": read_json, ".csv": read_csv}
 
 

@@ -69,6 +69,8 @@ def unpack(tree: Any, tensors: Mapping[str, Tensor], records: Mapping[str, type]
             return {unpack(k, tensors, records): unpack(v, tensors, records) for k, v in tree["items"]}
         case "record" if tree["class"] in records:
             return records[tree["class"]](**{k: unpack(v, tensors, records) for k, v in tree["fields"].items()})
+        case _:
+            pass
     raise UnsafeFileError(f"a checkpoint holds something this method does not know: {str(tree)[:80]}")
 
 
@@ -83,28 +85,29 @@ def _jsonable(value: Any) -> Any:
     return str(value) if isinstance(value, os.PathLike) else value
 
 
-def options_from_json(options: type, tree: Mapping[str, Any]) -> Any:
+def options_from_json(options: type, tree: Any) -> Any:
     """Options from a JSON tree, every field checked against its annotation.
 
     Raises:
         UnsafeFileError: an unknown field or a value of the wrong type.
     """
-    hints = typing.get_type_hints(options)
-    fields = {f.name for f in dataclasses.fields(options)}
-    if not isinstance(tree, Mapping) or set(tree) - fields:
-        raise UnsafeFileError(f"config.json has options this card does not know: {sorted(set(tree) - fields)}")
     try:
-        return options(**{name: _typed(value, hints[name]) for name, value in tree.items()})
+        return typed(tree, options)
     except (TypeError, ValueError) as error:
         raise UnsafeFileError(f"config.json: {error}") from error
 
 
-def _typed(value: Any, hint: Any) -> Any:
+def typed(value: Any, hint: Any) -> Any:
+    """A JSON value as what a type hint says: dataclasses, tuples, literals, unions, paths, numbers, text.
+
+    Raises:
+        TypeError: the value does not fit.
+    """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         for option in args:
             try:
-                return _typed(value, option)
+                return typed(value, option)
             except TypeError:
                 continue
     elif origin is Literal:
@@ -113,11 +116,24 @@ def _typed(value: Any, hint: Any) -> Any:
     elif origin is tuple and isinstance(value, list | tuple):
         inner = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
         if len(inner) == len(value):
-            return tuple(_typed(v, h) for v, h in zip(value, inner, strict=True))
-    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+            return tuple(typed(v, h) for v, h in zip(value, inner, strict=True))
+    elif dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return _typed_record(value, hint)
+    elif (hint is float and isinstance(value, int | float) and not isinstance(value, bool)) or (
+        hint is float and value in ("nan", "inf", "-inf")
+    ):
         return float(value)
     elif hint is Path and isinstance(value, str):
         return Path(value)
     elif isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
-    raise TypeError(f"the option value {value!r} is not a {hint}")
+    raise TypeError(f"{str(value)[:60]!r} is not {getattr(hint, '__name__', hint)}")
+
+
+def _typed_record(value: Any, kind: type) -> Any:
+    hints = typing.get_type_hints(kind)
+    names = {f.name for f in dataclasses.fields(kind) if f.init}
+    if not isinstance(value, Mapping) or set(value) - names:
+        unknown = sorted(map(str, set(value) - names)) if isinstance(value, Mapping) else [str(value)[:60]]
+        raise TypeError(f"{kind.__name__} does not know {unknown}")
+    return kind(**{name: typed(item, hints[name]) for name, item in value.items()})

@@ -1,1 +1,1 @@
-"""To be written."""
+"""Pages made from run directories: report, tour, comparison; and the progress line."""
