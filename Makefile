@@ -25,7 +25,6 @@ lint: .venv/.test
 
 ## docs: the pages, into site/
 docs: .venv/.test
-	$(BIN)/python docs/generate.py
 	$(BIN)/mkdocs build --strict --quiet
 
 .venv/.made:

@@ -63,9 +63,7 @@ def test_values_follow_their_written_definition(which: Loss) -> None:
         if isinstance(which, SmoothedHinge):
             width = which.width
             written = np.where(
-                margin >= 1,
-                0,
-                np.where(margin >= 1 - width, (1 - margin) ** 2 / (2 * width), 1 - margin - width / 2),
+                margin >= 1, 0, np.where(margin >= 1 - width, (1 - margin) ** 2 / (2 * width), 1 - margin - width / 2)
             )
         ours = which.value(torch.from_numpy(z), torch.tensor(y, dtype=torch.float64)).numpy()
         np.testing.assert_allclose(ours, written, rtol=1e-13, atol=1e-14)
@@ -198,9 +196,7 @@ def test_sigmoid_prox_refuses_steps_that_make_it_ambiguous() -> None:
 
 
 @pytest.mark.parametrize(
-    ("which", "radius"),
-    [(Squared(), 2.5), (Huber(2.0), 1.5), (Logistic(), 3.0), (SmoothedHinge(4.0), 2.0)],
-    ids=name,
+    ("which", "radius"), [(Squared(), 2.5), (Huber(2.0), 1.5), (Logistic(), 3.0), (SmoothedHinge(4.0), 2.0)], ids=name
 )
 def test_exp_concavity_is_the_largest_constant(which: Loss, radius: float) -> None:
     a = which.exp_concavity(radius)
@@ -308,12 +304,7 @@ class TestSoftmax:
 def test_dtype_and_shape_are_kept(which: Loss, dtype: torch.dtype) -> None:
     z = torch.linspace(-2, 2, 6, dtype=dtype).reshape(2, 3)
     y = torch.ones(2, 3, dtype=dtype)
-    outcomes = [
-        which.value(z, y),
-        which.derivative(z, y),
-        which.second_derivative(z, y),
-        which.prox(z, y, 0.5),
-    ]
+    outcomes = [which.value(z, y), which.derivative(z, y), which.second_derivative(z, y), which.prox(z, y, 0.5)]
     outcomes.append(which.conjugate(-0.1 * y, y))
     assert all(each.dtype == dtype and each.shape == z.shape for each in outcomes)
 

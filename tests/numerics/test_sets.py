@@ -141,10 +141,7 @@ def test_dtype_and_batch_shape_are_kept(case: tuple[Set, float], dtype: torch.dt
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    hnp.arrays(np.float64, st.integers(1, 7), elements=st.floats(-1e3, 1e3)),
-    st.floats(0.01, 50),
-)
+@given(hnp.arrays(np.float64, st.integers(1, 7), elements=st.floats(-1e3, 1e3)), st.floats(0.01, 50))
 def test_simplex_projection_matches_bisection_on_its_multiplier(x: np.ndarray, mass: float) -> None:
     def excess(threshold: float) -> float:
         return np.maximum(x - threshold, 0).sum() - mass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["require_positive"]
+__all__ = ["require_positive", "require_probability"]
 
 
 def require_positive(what: str, value: float) -> None:
@@ -15,3 +15,13 @@ def require_positive(what: str, value: float) -> None:
     """
     if not (value > 0 and math.isfinite(value)):
         raise ValueError(f"{what} must be a positive finite number, got {value}.")
+
+
+def require_probability(what: str, value: float) -> None:
+    """Refuse a probability that is not strictly between 0 and 1.
+
+    Raises:
+        ValueError: naming the option and the value.
+    """
+    if not 0 < value < 1:
+        raise ValueError(f"{what} must lie strictly between 0 and 1, got {value}.")

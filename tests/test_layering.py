@@ -1,0 +1,44 @@
+"""Floors that import-linter cannot say: what a checker or a reference may import is an allowed list."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "surefoot"
+FLOORS = ("surefoot.core", "surefoot.numerics", "surefoot.data", "surefoot.records")
+CHECKERS = sorted(SOURCE.glob("*/*verify*.py"), key=str)
+DOMAIN_CHECKERS = [p for p in CHECKERS if p.parent.name != "core"]
+REFERENCES = sorted(SOURCE.glob("*/*reference*.py"), key=str)
+
+
+def imports(path: Path) -> set[str]:
+    """Every Surefoot module that a file imports, anywhere in it (names from a package count as modules)."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports are not used"
+            found.add(node.module or "")
+    return {name for name in found if name.split(".")[0] == "surefoot"}
+
+
+@pytest.mark.parametrize("path", DOMAIN_CHECKERS, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_checkers_share_nothing_with_solvers(path: Path) -> None:
+    domain = f"surefoot.{path.parent.name}"
+    for name in imports(path):
+        allowed = name.startswith(FLOORS) or name == f"{domain}.problem" or "verify" in name.split(".")[-1]
+        assert allowed, f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("path", REFERENCES, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_references_use_no_kernel(path: Path) -> None:
+    assert not [name for name in imports(path) if "kernel" in name]
+
+
+def test_core_is_short() -> None:
+    lines = sum(len(p.read_text().splitlines()) for p in (SOURCE / "core").glob("*.py"))
+    assert lines <= 1200, f"core has {lines} lines"
