@@ -54,11 +54,7 @@ class InterpolatingFunction:
         values = L * np.array([float(value) for value in cycle.values])
         zero = np.zeros((1, points.shape[1]))
         return cls(
-            np.vstack([points, zero]),
-            np.vstack([gradients, zero]),
-            np.append(values, 0.0),
-            float(cycle.method.m),
-            L,
+            np.vstack([points, zero]), np.vstack([gradients, zero]), np.append(values, 0.0), float(cycle.method.m), L
         )
 
     def value_and_grad(self, x: Array) -> tuple[float, Array]:
@@ -115,11 +111,7 @@ class HeavyBallTrap:
     L: float = 25.0
     step_size: Fraction = Fraction(1, 9)
     momentum: Fraction = Fraction(4, 9)
-    cycle: tuple[Fraction, Fraction, Fraction] = (
-        Fraction(792, 1225),
-        Fraction(-2208, 1225),
-        Fraction(2592, 1225),
-    )
+    cycle: tuple[Fraction, Fraction, Fraction] = (Fraction(792, 1225), Fraction(-2208, 1225), Fraction(2592, 1225))
 
     def value(self, x: float | Fraction) -> float | Fraction:
         """f(x), exact for a rational x."""

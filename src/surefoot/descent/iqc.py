@@ -69,12 +69,7 @@ def iqc_margin(method: FixedStep, rho: float) -> float:
     rows[2 + n_P :, -1] = pack_symmetric(np.eye(state + 1))
     right = np.zeros(len(rows))
     right[0] = 1.0
-    cones: list[Cone] = [
-        ("zero", 1),
-        ("nonnegative", 1),
-        ("semidefinite", state),
-        ("semidefinite", state + 1),
-    ]
+    cones: list[Cone] = [("zero", 1), ("nonnegative", 1), ("semidefinite", state), ("semidefinite", state + 1)]
     cost = np.zeros(n_P + 2)
     cost[-1] = -1.0
     solution = solve_conic(cost, rows, right, cones, tolerance=1e-10)

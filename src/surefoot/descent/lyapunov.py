@@ -203,11 +203,7 @@ class LyapunovProgram:
         Its sign decides whether a Lyapunov function exists at this rate.
         """
         solution = solve_conic(
-            self._margin_cost,
-            self._margin_rows.at(rho**2),
-            self._margin_right,
-            self._margin_cones,
-            tolerance=tolerance,
+            self._margin_cost, self._margin_rows.at(rho**2), self._margin_right, self._margin_cones, tolerance=tolerance
         )
         return self._point(rho, solution)
 

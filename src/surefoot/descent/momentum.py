@@ -133,11 +133,7 @@ def fixed_step(
     """
     low, high = check_class(m, L)
     chosen = parameters or momentum_parameters(method, m, L, step_size=step_size, rate=rate)
-    alpha, beta, gamma = (
-        Fraction(chosen.step_size),
-        Fraction(chosen.momentum),
-        Fraction(chosen.extrapolation),
-    )
+    alpha, beta, gamma = (Fraction(chosen.step_size), Fraction(chosen.momentum), Fraction(chosen.extrapolation))
     one, zero = Fraction(1), Fraction(0)
     if chosen.single:
         return FixedStep(((one,),), (-alpha,), (one,), low, high, (one,), name=method)

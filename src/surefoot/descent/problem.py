@@ -13,19 +13,24 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from surefoot.numerics.rationals import Number, fraction_from, fraction_matrix, fraction_text
 
+if TYPE_CHECKING:
+    from surefoot.core.problem import Objective
+    from surefoot.data.linear_model import LinearModel
+
 Array = npt.NDArray[np.float64]
 
-__all__ = ["FixedStep", "read_method"]
+__all__ = ["AccelerationProblem", "FixedStep", "check_class", "read_method"]
 
 # An eigenvalue this near to 1 is read as a rounded 1, and the matrix is then repaired exactly.
 EIGENVALUE_TOLERANCE = 1e-9
@@ -123,16 +128,12 @@ class FixedStep:
 
     def scaled(self) -> FixedStep:
         """The same method in units where L = 1: B times L, m divided by L. Rates do not change."""
-        return FixedStep(
-            A=self.A,
-            B=tuple(entry * self.L for entry in self.B),
-            C=self.C,
-            m=self.m / self.L,
-            L=Fraction(1),
-            fixed_point=self.fixed_point,
-            rounding=self.rounding,
-            name=self.name,
-        )
+        return replace(self, B=tuple(entry * self.L for entry in self.B), m=self.m / self.L, L=Fraction(1))
+
+    def with_condition(self, kappa: float) -> FixedStep:
+        """The same method on the class with this condition number: L stays, m = L / kappa."""
+        low, high = check_class(self.L / fraction_from(kappa), self.L)
+        return replace(self, m=low, L=high)
 
     def arrays(self) -> tuple[Array, Array, Array]:
         """A (n, n), B (n,), C (n,) rounded to floats."""
@@ -178,6 +179,37 @@ class FixedStep:
         """SHA-256 of all that a rate can depend on."""
         content = {key: value for key, value in self.to_json().items() if key != "name"}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class AccelerationProblem:
+    """What the card works on: methods to analyse, condition numbers to tabulate, perhaps a model to fit.
+
+    Attributes:
+        systems: the methods by name, with the constants of the model (or of the method file).
+        table: the methods by name and condition number.
+        model: the linear model that the methods are run on, or None.
+        features: names of the model's columns.
+    """
+
+    systems: Mapping[str, FixedStep]
+    table: Mapping[tuple[str, float], FixedStep]
+    model: LinearModel | None = None
+    features: tuple[str, ...] = ()
+
+    @cached_property
+    def objective(self) -> Objective:
+        """The model's objective."""
+        if self.model is None:
+            raise ValueError("this problem has no model to run methods on; give a table of data")
+        return self.model.objective
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the methods and of the model."""
+        parts = {name: system.fingerprint() for name, system in self.systems.items()}
+        rows = {f"{name}@{kappa!r}": system.fingerprint() for (name, kappa), system in self.table.items()}
+        model = self.model.fingerprint() if self.model is not None else None
+        return hashlib.sha256(json.dumps([parts, rows, model], sort_keys=True).encode()).hexdigest()
 
 
 def read_method(path: str | Path) -> FixedStep:

@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -193,7 +194,7 @@ class ObstructionCertificate:
         inner = window.size - 1
         grown = _congruence(transpose(window.then), self.Z)
         W = [[grown[i][j] - square * self.Z[i][j] for j in range(inner)] for i in range(inner)]
-        rise = [late - square * early for early, late in zip(self.f[:-1], self.f[1:], strict=True)]
+        rise = [late - square * early for early, late in pairwise(self.f)]
         if not (is_positive_semidefinite(self.Z) and is_positive_semidefinite(W)):
             return False
         if sum((_form_value(W, state[:inner]) for state in window.states[self.memory]), ZERO) <= 0:
@@ -413,10 +414,7 @@ def _congruence(rows: Rows, middle: Rows) -> Rows:
 
 def _form_value(matrix: Rows, left: Sequence[Fraction], right: Sequence[Fraction] | None = None) -> Fraction:
     second = left if right is None else right
-    return sum(
-        (a * b * matrix[i][j] for i, a in enumerate(left) if a for j, b in enumerate(second) if b),
-        ZERO,
-    )
+    return sum((a * b * matrix[i][j] for i, a in enumerate(left) if a for j, b in enumerate(second) if b), ZERO)
 
 
 def _inverse(matrix: Rows) -> Rows:

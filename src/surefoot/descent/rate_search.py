@@ -16,21 +16,18 @@ from typing import Any
 from surefoot.descent.lyapunov import LyapunovPoint, LyapunovProgram, quadratic_rate
 from surefoot.descent.momentum import fixed_step
 from surefoot.descent.problem import FixedStep
-from surefoot.descent.rate_certificate import (
-    ObstructionCertificate,
-    RateCertificate,
-    prove_obstruction,
-    prove_rate,
-)
+from surefoot.descent.rate_certificate import ObstructionCertificate, RateCertificate, prove_obstruction, prove_rate
 from surefoot.numerics.rationals import Number, spectral_radius_at_least
 
-__all__ = ["Bracket", "RateResult", "advance", "certify", "certify_rate", "conclude", "first_bracket"]
+__all__ = ["Bracket", "RateResult", "advance", "certify", "certify_rate", "conclude", "first_bracket", "settle_outcome"]
 
 # Proofs are tried this far above the root, and again further off where rounding destroys them.
 OFFSETS = (1e-6, 3e-6, 1e-5, 1e-4, 1e-3)
 # Distance below the root at which the Lyapunov program is proved infeasible.
 OBSTRUCTION_OFFSETS = (4e-6, 6e-6, 2e-5, 2e-4, 2e-3)
 DENOMINATOR = 10**9
+# A floor this near to the rate settles it; a nearer one is not looked for.
+CLOSE = Fraction(1, 10**5)
 
 
 @dataclass(frozen=True)
@@ -67,27 +64,37 @@ class RateResult:
 
     Attributes:
         method: the method.
-        rho: certified rate a step, NaN where none was found; distances contract like rho^k.
-        lower: largest rate below which a proof forbids to go: by a quadratic function (then true of the
-            method itself) or by infeasibility of the Lyapunov program of this memory.
-        lower_by: "quadratic" or "lyapunov".
+        floor: rate below which a proof forbids to go: by a quadratic function (then true of the method itself)
+            or by infeasibility of the Lyapunov program of this memory.
+        floor_by: "quadratic" or "lyapunov".
         proof: exact proof of ``rho``, or None.
         obstruction: exact proof that the Lyapunov program is infeasible at ``lower``; None where the
             quadratic bound is within 1e-5 of ``rho``.
         quadratic: rate on quadratics with spectrum in [m, L].
         solves: semidefinite programs solved.
+        memory: past points in the Lyapunov functions that were searched.
         cycle: a counterexample to convergence where no rate was found and one exists (``cycles.Cycle``).
     """
 
     method: FixedStep
-    rho: float
-    lower: float
-    lower_by: str
+    floor: Fraction
+    floor_by: str
     proof: RateCertificate | None
     obstruction: ObstructionCertificate | None
     quadratic: float
     solves: int
+    memory: int = 0
     cycle: Any = None
+
+    @property
+    def rho(self) -> float:
+        """Certified rate a step, NaN where none was found; distances contract like rho^k."""
+        return float(self.proof.rho) if self.proof is not None else math.nan
+
+    @property
+    def lower(self) -> float:
+        """The floor as a float."""
+        return float(self.floor)
 
     @property
     def verified(self) -> bool:
@@ -129,11 +136,7 @@ def advance(program: LyapunovProgram, bracket: Bracket, tolerance: float) -> Bra
         moved = replace(bracket, high=guess, high_margin=margin, low_margin=bracket.low_margin / 2, solves=solves)
     else:
         moved = replace(
-            bracket,
-            low=guess,
-            low_margin=min(margin, -1e-300),
-            high_margin=bracket.high_margin / 2,
-            solves=solves,
+            bracket, low=guess, low_margin=min(margin, -1e-300), high_margin=bracket.high_margin / 2, solves=solves
         )
     return replace(moved, done=moved.high - moved.low <= tolerance)
 
@@ -142,15 +145,14 @@ def conclude(program: LyapunovProgram, bracket: Bracket) -> RateResult:
     """Exact proofs on both sides of a closed bracket."""
     method = program.method
     proof = _prove_above(program, bracket) if bracket.feasible else None
-    rho = float(proof.rho) if proof else math.nan
     quadratic = _quadratic_bound(method, bracket.quadratic)
-    result = RateResult(method, rho, quadratic, "quadratic", proof, None, bracket.quadratic, bracket.solves)
-    if proof is None or rho - quadratic <= 1e-5:
+    result = RateResult(method, quadratic, "quadratic", proof, None, bracket.quadratic, bracket.solves, program.memory)
+    if proof is None or proof.rho - quadratic <= CLOSE:
         return result
     obstruction = _obstruct_below(program, bracket.low, float(proof.rho))
-    if obstruction is None or float(obstruction.rho) <= quadratic:
+    if obstruction is None or obstruction.rho <= quadratic:
         return result
-    return replace(result, lower=float(obstruction.rho), lower_by="lyapunov", obstruction=obstruction)
+    return replace(result, floor=obstruction.rho, floor_by="lyapunov", obstruction=obstruction)
 
 
 def _prove_above(program: LyapunovProgram, bracket: Bracket) -> RateCertificate | None:
@@ -175,16 +177,16 @@ def _obstruct_below(program: LyapunovProgram, low: float, certified: float) -> O
     return None
 
 
-def _quadratic_bound(method: FixedStep, estimate: float) -> float:
+def _quadratic_bound(method: FixedStep, estimate: float) -> Fraction:
     """A rate proved to be necessary: some curvature of a grid has a mode that is no faster, exactly."""
     for slack in (1e-9, 1e-7, 1e-6, 1e-5, 1e-4):
         radius = _short(estimate - slack, up=False)
         if radius <= 0:
-            return 0.0
+            break
         for curvature in (method.m, method.L):
             if spectral_radius_at_least(closed_loop(method, curvature), radius):
-                return float(radius)
-    return 0.0
+                return radius
+    return Fraction(0)
 
 
 def closed_loop(method: FixedStep, curvature: Fraction) -> list[list[Fraction]]:
@@ -246,12 +248,21 @@ def certify_rate(
     bracket = first_bracket(program)
     while not bracket.done:
         bracket = advance(program, bracket, tolerance)
-    result = replace(conclude(program, bracket), method=system)
-    if result.proof is not None or not disprove:
-        return result
+    return settle_outcome(conclude(program, bracket), system, disprove=disprove)
+
+
+def settle_outcome(result: RateResult, method: FixedStep, *, disprove: bool = True) -> RateResult:
+    """The result in the user's units, with a cycle where no rate was certified and one exists."""
+    proof, obstruction = result.proof, result.obstruction
+    if obstruction is not None:
+        obstruction = replace(obstruction, method=method)
+    if proof is not None:
+        return replace(result, method=method, proof=replace(proof, method=method), obstruction=obstruction)
+    if not disprove:
+        return replace(result, method=method)
     from surefoot.descent.cycles import find_cycle
 
-    return replace(result, cycle=find_cycle(system))
+    return replace(result, method=method, cycle=find_cycle(method))
 
 
 def certify(A: Any, B: Any, C: Any, m: Number, L: Number, *, memory: int = 0, **options: Any) -> RateResult:
