@@ -1,0 +1,175 @@
+"""Derivative products that never form a matrix, and gradients of single samples.
+
+Functions take and return plain tensors; `Flattened` turns a module into such a function of one flat parameter
+vector. Products run forward over reverse (``torch.func``), which needs neither ``create_graph`` nor a second
+backward pass; `hessian_operator` keeps one graph instead, for many products at one point.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch import func as functorch
+
+__all__ = ["Flattened", "cross_product", "ggn_product", "hessian_operator", "hvp", "jvp", "per_sample_gradients", "vjp"]
+
+Map = Callable[[Tensor], Tensor]
+
+
+def jvp(function: Map, x: Tensor, v: Tensor) -> Tensor:
+    """Jacobian times vector ``J(x) v``, of the shape of ``function(x)``."""
+    return functorch.jvp(function, (x,), (v,))[1]
+
+
+def vjp(function: Map, x: Tensor, u: Tensor) -> Tensor:
+    """Transposed Jacobian times vector ``J(x)' u``, of the shape of ``x``."""
+    return functorch.vjp(function, x)[1](u)[0]
+
+
+def hvp(function: Map, x: Tensor, v: Tensor) -> Tensor:
+    """Hessian of a scalar function times vector, ``H(x) v``.
+
+    Args:
+        function: ``x`` to a scalar.
+        x: where, any shape.
+        v: direction, of the shape of ``x``.
+
+    Returns:
+        A tensor of the shape of ``x``.
+    """
+    return functorch.jvp(functorch.grad(function), (x,), (v,))[1]
+
+
+def hessian_operator(function: Map, x: Tensor) -> Map:
+    """The Hessian at ``x`` as a function ``v -> H v``, for Krylov methods.
+
+    The graph of the gradient is built once and kept alive by the returned function, so that each product costs one
+    backward pass through it.
+
+    Args:
+        function: ``x`` to a scalar.
+        x: where, any shape.
+
+    Returns:
+        ``v -> H(x) v``.
+    """
+    point = x.detach().requires_grad_()
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(function(point), point, create_graph=True)
+
+    def product(v: Tensor) -> Tensor:
+        if not gradient.requires_grad:
+            return torch.zeros_like(v)  # an affine function: its gradient has no graph
+        image = torch.autograd.grad(gradient, point, v, retain_graph=True, materialize_grads=True)
+        return image[0]
+
+    return product
+
+
+def ggn_product(model: Map, loss: Map, x: Tensor, v: Tensor) -> Tensor:
+    """Generalised Gauss-Newton matrix times vector, ``J' H_loss J v``.
+
+    Positive semidefinite for a convex loss; equal to the Hessian of ``loss(model(x))`` where the model is affine or
+    fits so well that the loss's gradient vanishes.
+
+    Args:
+        model: parameters ``x`` to outputs.
+        loss: outputs to a scalar.
+        x: where, any shape.
+        v: direction, of the shape of ``x``.
+
+    Returns:
+        A tensor of the shape of ``x``.
+    """
+    pushed = functorch.jvp(model, (x,), (v,))
+    return vjp(model, x, hvp(loss, pushed[0], pushed[1]))
+
+
+def cross_product(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+    """Mixed second derivative times vector, ``(d^2 f / dx dy) v``.
+
+    Args:
+        function: ``(x, y)`` to a scalar.
+        x: first argument; the result has its shape.
+        y: second argument; ``v`` has its shape.
+        v: direction in ``y``.
+
+    Returns:
+        The derivative of ``grad_x f(x, y + t v)`` at ``t = 0``.
+    """
+
+    def gradient(moved: Tensor) -> Tensor:
+        return functorch.grad(function, argnums=0)(x, moved)
+
+    return functorch.jvp(gradient, (y,), (v,))[1]
+
+
+def per_sample_gradients(
+    function: Callable[..., Tensor], x: Tensor, *batch: Tensor, chunk_size: int | None = None
+) -> Tensor:
+    """Gradients of every sample's loss.
+
+    Args:
+        function: ``(x, *sample)`` to a scalar, with each of the batch's tensors stripped of its first axis.
+        x: parameters, any shape.
+        batch: tensors ``(b, ...)`` that hold one sample a row.
+        chunk_size: samples treated at once; None treats all, in memory ``b`` times that of ``x``.
+
+    Returns:
+        Gradients ``(b, *x.shape)``.
+    """
+    gradient = functorch.grad(function)
+    in_dims = (None, *(0 for _ in batch))
+    return functorch.vmap(gradient, in_dims=in_dims, chunk_size=chunk_size)(x, *batch)
+
+
+@dataclass(frozen=True)
+class Flattened:
+    """A module as a function of one flat vector of parameters.
+
+    Args:
+        module: any module; its own parameters are read by `vector` and never changed.
+        names: the parameters that make up the vector, in order; the others stay as the module has them. None takes
+            all that require gradients.
+
+    Example:
+        >>> flat = Flattened(torch.nn.Linear(2, 1))
+        >>> flat(flat.vector(), torch.ones(5, 2)).shape
+        torch.Size([5, 1])
+    """
+
+    module: nn.Module
+    names: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        own = dict(self.module.named_parameters())
+        names = tuple(k for k, p in own.items() if p.requires_grad) if self.names is None else self.names
+        unknown = [name for name in names if name not in own]
+        if unknown:
+            raise ValueError(f"The module has no parameters called {unknown}; it has {sorted(own)}.")
+        object.__setattr__(self, "names", names)
+
+    def _parameters(self) -> list[tuple[str, nn.Parameter]]:
+        own = dict(self.module.named_parameters())
+        return [(name, own[name]) for name in self.names or ()]
+
+    def vector(self) -> Tensor:
+        """The module's present parameters as a detached copy ``(p,)``."""
+        pieces = [parameter.detach().flatten() for _, parameter in self._parameters()]
+        return torch.cat(pieces) if pieces else torch.zeros(0)
+
+    def split(self, vector: Tensor) -> dict[str, Tensor]:
+        """Views of the vector, one a parameter, by name."""
+        named = self._parameters()
+        sizes = [math.prod(parameter.shape) for _, parameter in named]
+        pieces: Sequence[Tensor] = torch.split(vector, sizes)
+        return {name: piece.view(parameter.shape) for (name, parameter), piece in zip(named, pieces, strict=True)}
+
+    def __call__(self, vector: Tensor, *inputs: Any) -> Any:
+        """The module's output with these parameters."""
+        return functorch.functional_call(self.module, self.split(vector), inputs)
