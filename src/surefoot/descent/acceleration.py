@@ -277,7 +277,7 @@ class Race(Method[AccelerationProblem, RaceState, dict[str, Any]]):
     memory: int = 0
     tolerance: float = 1e-12
     trace: int = 400
-    block: int = 16
+    block: int = 4
     horizon: int | None = None
 
     def method(self, name: str) -> MomentumMethod:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from surefoot.core.certificate import read_claims
 from surefoot.core.system import Figure
 from surefoot.descent.momentum import METHODS
 
@@ -42,7 +43,7 @@ def all_figures(reader: RunReader, answer: Mapping[str, Any]) -> list[Figure]:
 
 def headline_of(reader: RunReader, answer: Mapping[str, Any]) -> str:
     """Certified rates at the run's own constants, and the cycle where one was found."""
-    claims = {claim.name: claim for claim in reader.claims}
+    claims = {claim.name: claim for claim in read_claims(reader)}
     parts: list[str] = []
     for name, record in reader.evidence("proofs.json").items():
         if record["outcome"] == "certified":
@@ -99,7 +100,7 @@ def _rates(reader: RunReader, rates: Mapping[str, Array]) -> Figure:
     left.set(
         xlabel="condition number L / m", ylabel="steps a decimal digit", title="Certified rates, each proved exactly"
     )
-    left.legend(loc="upper left")
+    left.legend(loc="lower right")
     if cycle:
         _draw_cycle(axes[1], *cycle)
     caption = (
@@ -149,7 +150,8 @@ def _draw_cycle(axes: Axes, name: str, kappa: float, points: Array) -> None:
     axes.annotate("minimum", (0, 0), textcoords="offset points", xytext=(8, -12), fontsize=9)
     axes.set_aspect("equal", adjustable="datalim")
     axes.margins(0.2)
-    axes.set(title=f"{_label(name)} never gets there (L/m = {kappa:g})".capitalize(), xticks=[], yticks=[])
+    label = _label(name)
+    axes.set(title=f"{label[0].upper()}{label[1:]} never gets there (L/m = {kappa:g})", xticks=[], yticks=[])
 
 
 def _runs(reader: RunReader) -> Figure:
@@ -160,19 +162,19 @@ def _runs(reader: RunReader) -> Figure:
     canvas = Canvas(figsize=(7.0, 4.2))
     axes = canvas.subplots()
     k = np.asarray(history["k"], dtype=np.float64)
-    lowest = math.inf
+    lowest, highest = math.inf, 0.0
     for place, key in enumerate(key for key in history if key.startswith("gap_")):
         name = key.removeprefix("gap_")
         gap = np.asarray(history[key], dtype=np.float64)
         moving = np.append(True, np.diff(gap) != 0)
         axes.semilogy(k[moving], gap[moving], color=_colour(name, place), label=_label(name))
-        lowest = min(lowest, float(gap[gap > 0].min()))
+        lowest, highest = min(lowest, float(gap[gap > 0].min())), max(highest, float(gap.max()))
         record = proofs.get(name)
         if record and record["proof"]:
             rate = _fraction(record["proof"]["rho"])
             bound = gap[0] * rate ** (2 * (k - k[0]))
             axes.semilogy(k, bound, color=_colour(name, place), linestyle="--", linewidth=1)
-    axes.set_ylim(lowest * 0.3, None)
+    axes.set_ylim(lowest * 0.3, highest * 3)
     axes.set(
         xlabel="gradients", ylabel=r"bound on $f - f^*$", title="On the real loss: faster than the worst case allows"
     )

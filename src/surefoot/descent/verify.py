@@ -478,7 +478,10 @@ def check_gap(claim: Claim, dossier: Dossier) -> Verdict:
     """|grad f|^2 / (2 m) at the answer."""
     answer = dossier.answer
     x = answer["coefficients"][_name(claim)] if isinstance(answer, Mapping) else answer.double().numpy()
-    gradient = _oracle(dossier)(np.asarray(x, dtype=np.float64))[1]
+    point = np.asarray(x, dtype=np.float64)
+    if not np.isfinite(point).all():
+        raise _UnprovedError("the answer is not finite")
+    gradient = _oracle(dossier)(point)[1]
     gap = float(gradient @ gradient) / (2 * _strong_convexity(claim, dossier))
     return compare(claim, gap, supports=_strength(claim), rtol=1e-5)
 
@@ -494,7 +497,11 @@ class _Replay:
         system, trace = _system(claim, dossier), dossier.evidence["trace.npz"]
         self.x = np.asarray(trace[_name(claim)], dtype=np.float64)
         self.minimiser = np.asarray(trace["minimiser"], dtype=np.float64)
-        if self.x.ndim != 2 or self.minimiser.shape != self.x.shape[1:] or not np.isfinite(self.x).all():
+        if (
+            self.x.ndim != 2
+            or self.minimiser.shape != self.x.shape[1:]
+            or not (np.isfinite(self.x).all() and np.isfinite(self.minimiser).all())
+        ):
             raise _UnprovedError("the logged iterates have the wrong shape or are not finite")
         self.m, self.L = float(system.m), float(system.L)
         A, B, C = system.arrays()
