@@ -124,7 +124,8 @@ def unpack(tree: Any, tensors: Mapping[str, Tensor], records: Mapping[str, type]
             return {unpack(k, tensors, records): unpack(v, tensors, records) for k, v in tree["items"]}
         case "record" if tree["class"] in records:
             return records[tree["class"]](**{k: unpack(v, tensors, records) for k, v in tree["fields"].items()})
-    raise UnsafeFileError(f"a checkpoint holds something this method does not know: {str(tree)[:80]}")
+        case _:
+            raise UnsafeFileError(f"a checkpoint holds something this method does not know: {str(tree)[:80]}")
 
 
 def require_distinct(what: str, names: Iterable[str]) -> None:
