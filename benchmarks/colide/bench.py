@@ -28,7 +28,15 @@ def main(bench: Bench) -> None:
 def request(case: str, file: str, *, checkpoint: int = 1000, **method: Any) -> dict[str, Any]:
     """A fit by both sides on one schedule; `method` is ours alone."""
     options = {**SCHEDULE, "checkpoint": checkpoint, **method}
-    return {"kind": "fit", "case": case, "file": file, "method": options, "sparsity": 0.05, "checkpoint": checkpoint, **SCHEDULE}
+    return {
+        "kind": "fit",
+        "case": case,
+        "file": file,
+        "method": options,
+        "sparsity": 0.05,
+        "checkpoint": checkpoint,
+        **SCHEDULE,
+    }
 
 
 def published(bench: Bench, folder: Path) -> None:
@@ -60,9 +68,13 @@ def orders(bench: Bench, folder: Path) -> None:
         found: dict[str, list[dict[str, Any]]] = {}
         for seed in range(1 if bench.quick else 5):
             file = equal(folder, 50, variance, seed)
-            repaired = request(f"variance {variance:g}, seed {seed}, order repair", file, variance="equal", refine="order")
+            repaired = request(
+                f"variance {variance:g}, seed {seed}, order repair", file, variance="equal", refine="order"
+            )
             plain = request(f"variance {variance:g}, seed {seed}, path alone", file, variance="equal")
-            found.setdefault("surefoot, refine=order", []).extend(bench.paired([OURS], [{**repaired, "certify": True}], repeats=1))
+            found.setdefault("surefoot, refine=order", []).extend(
+                bench.paired([OURS], [{**repaired, "certify": True}], repeats=1)
+            )
             for row in bench.paired([OURS, DAGMA], [plain], repeats=1):
                 found.setdefault(row["side"], []).append(row)
         for side, results in found.items():
@@ -82,10 +94,13 @@ def orders(bench: Bench, folder: Path) -> None:
 def fits(bench: Bench, folder: Path) -> None:
     """Full fits with the published stopping rule, same schedule and sparsity."""
     asked = [
-        request(f"d = {d}", equal(folder, d, 1.0, 0), variance="equal") for d in ((10, 20) if bench.quick else (10, 20, 50, 100))
+        request(f"d = {d}", equal(folder, d, 1.0, 0), variance="equal")
+        for d in ((10, 20) if bench.quick else (10, 20, 50, 100))
     ]
     rows = bench.paired([OURS, DAGMA], asked)
-    bench.table("Full fits", [flat(row) for row in rows], says="ER4, equal noise; both sides stop by the published rule.")
+    bench.table(
+        "Full fits", [flat(row) for row in rows], says="ER4, equal noise; both sides stop by the published rule."
+    )
 
 
 def schedule(bench: Bench, folder: Path) -> None:
@@ -93,7 +108,9 @@ def schedule(bench: Bench, folder: Path) -> None:
     sizes = (10,) if bench.quick else (10, 20, 50, 100)
     asked = [request(f"d = {d}", equal(folder, d, 1.0, 0), variance="equal", checkpoint=10**9) for d in sizes]
     rows = bench.paired([OURS, DAGMA], asked, repeats=1 if bench.quick else min(3, bench.repeats))
-    bench.table("All 130,000 steps", [flat(row) for row in rows], says="ER4, equal noise, no early stop on either side.")
+    bench.table(
+        "All 130,000 steps", [flat(row) for row in rows], says="ER4, equal noise, no early stop on either side."
+    )
 
 
 def iterations(bench: Bench, folder: Path) -> None:
@@ -103,7 +120,13 @@ def iterations(bench: Bench, folder: Path) -> None:
     for d, count in sizes:
         file = equal(folder, d, 1.0, 0)
         for variance in ("equal", "unequal"):
-            asked = {"kind": "steps", "case": f"d = {d}, {variance} noise", "file": file, "variance": variance, "count": count}
+            asked = {
+                "kind": "steps",
+                "case": f"d = {d}, {variance} noise",
+                "file": file,
+                "variance": variance,
+                "count": count,
+            }
             rows += bench.paired([OURS, DAGMA], [asked])
     bench.table("Time an iteration", [flat(row) for row in rows])
 
@@ -113,7 +136,13 @@ def limits(bench: Bench, folder: Path) -> None:
     sizes = ((11, 2000),) if bench.quick else ((11, 5000), (50, 2000), (100, 500), (200, 150), (500, 15))
     rows: list[dict[str, Any]] = []
     for d, count in sizes:
-        asked = {"kind": "limit", "case": f"d = {d}", "file": equal(folder, d, 1.0, 0), "variance": "unequal", "count": count}
+        asked = {
+            "kind": "limit",
+            "case": f"d = {d}",
+            "file": equal(folder, d, 1.0, 0),
+            "variance": "unequal",
+            "count": count,
+        }
         rows += [{"case": row["case"], **row["value"]} for row in bench.paired([OURS], [asked], repeats=1)]
     says = (
         "blas_share: time of one inverse and one product alone over the time of a step. The limit is 4 d^3 flops (an inverse and a "
@@ -134,7 +163,11 @@ def batches(bench: Bench, folder: Path) -> None:
                 "method": method, "count": count, "together": together,
             }  # fmt: skip
             rows += [flat(row) for row in bench.paired([OURS], [asked], repeats=3)]
-    bench.table("Batches", rows, says="Seconds a graph on the CPU. On a GPU the same program runs with device='cuda'; not measured here.")
+    bench.table(
+        "Batches",
+        rows,
+        says="Seconds a graph on the CPU. On a GPU the same program runs with device='cuda'; not measured here.",
+    )
 
 
 def million(bench: Bench, folder: Path) -> None:
@@ -153,8 +186,17 @@ def million(bench: Bench, folder: Path) -> None:
     source = stream_table(path)
     problem = table_from_chunks(source.names, source.chunks)
     seconds = time.perf_counter() - began
-    rows = [{"rows": problem.rows, "columns": problem.order, "megabytes": round(path.stat().st_size / 1e6), "seconds": seconds}]
-    bench.table("Reading a large table", rows, says="CSV to covariance in one pass; rows beyond 100,000 are thinned evenly.")
+    rows = [
+        {
+            "rows": problem.rows,
+            "columns": problem.order,
+            "megabytes": round(path.stat().st_size / 1e6),
+            "seconds": seconds,
+        }
+    ]
+    bench.table(
+        "Reading a large table", rows, says="CSV to covariance in one pass; rows beyond 100,000 are thinned evenly."
+    )
 
 
 def flat(row: dict[str, Any]) -> dict[str, Any]:

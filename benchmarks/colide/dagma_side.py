@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 import time
 from typing import Any
 
 import numpy as np
+
+os.environ["TQDM_DISABLE"] = "1"  # its progress bar would cost it time
+
 from dagma.linear import DagmaLinear
 from tqdm import tqdm
 
