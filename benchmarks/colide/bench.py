@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from data import equal, sachs
+from tables import equal, sachs
+
 from harness import Bench, Side
 
 HERE = Path(__file__).resolve().parent

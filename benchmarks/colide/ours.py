@@ -13,7 +13,6 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from harness import serve
-
 from surefoot.causal.batch import fit_batch
 from surefoot.causal.inverse import BlockInverse
 from surefoot.causal.kernel import InnerLoop, Position, Stage

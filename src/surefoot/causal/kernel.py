@@ -132,7 +132,7 @@ class InnerLoop:
         if common:
             level = float(mixing.reshape(-1).dot(product.reshape(-1))) / len(mixing)
             return np.array((max(sqrt(max(level, 0.0)), self.floor),))
-        residual = np.einsum("ij,ij->i", mixing, product)
+        residual = np.vecdot(mixing, product)
         np.maximum(residual, self.floor * self.floor, out=residual)
         return np.sqrt(residual, out=residual)
 
@@ -151,7 +151,7 @@ class InnerLoop:
     def objective(self, position: Position, centre: float) -> float:
         """`centre * Score + h_s` at the position; infinite outside the domain."""
         mixing, product = self._mixing, self._product
-        residual = np.einsum("ij,ij->i", mixing, product)
+        residual = np.vecdot(mixing, product)
         magnitude = np.abs(position.weights_in)
         if self._penalised_in is not None:
             magnitude *= self._penalised_in

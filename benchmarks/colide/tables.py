@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from surefoot.core.system import Inputs
 def sachs(folder: Path) -> str:
     """The Sachs sample of the card with the consensus graph; '' where the card falls back to another sample."""
     inputs = Inputs({})
-    table = CARD.load(CARD.preset(), inputs)
+    table: Any = CARD.load(CARD.preset(), inputs)
     if inputs.records[0]["origin"] != "sachs-cdt":
         return ""
     path = folder / "sachs.npz"
