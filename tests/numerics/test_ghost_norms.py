@@ -45,7 +45,7 @@ def modules() -> dict[str, tuple[nn.Module, Tensor]]:
     conv = nn.Sequential(
         nn.Conv2d(2, 4, 3, stride=2, padding=1),
         nn.Tanh(),
-        nn.Conv2d(4, 6, (3, 2), padding="same", dilation=(1, 2), groups=2, padding_mode="zeros"),
+        nn.Conv2d(4, 6, (3, 2), padding="same", dilation=(2, 1), groups=2, padding_mode="zeros"),
         nn.Tanh(),
         nn.Conv2d(6, 3, 2, padding=(1, 0), padding_mode="reflect", bias=False),
         nn.AdaptiveAvgPool2d(1),

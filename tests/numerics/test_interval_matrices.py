@@ -135,6 +135,15 @@ def test_eigenvalue_and_norm_bounds_hold_for_members(A: Array, radius: float, se
         assert np.linalg.norm(A + shift, 2) <= norm + 1e-12
 
 
+def test_eigenvalue_bounds_of_a_wide_box_reach_its_extreme_members() -> None:
+    """Around 2 I with radius 0.3 everywhere the extreme members are 2 I +- 0.3 ones: eigenvalues 2 +- 1.2."""
+    low, high = eigenvalue_bounds(Interval(2 * np.eye(4) - 0.3, 2 * np.eye(4) + 0.3))
+    assert low == pytest.approx(0.8, abs=1e-12)
+    assert high == pytest.approx(3.2, abs=1e-12)
+    assert low <= np.linalg.eigvalsh(2 * np.eye(4) - 0.3).min() + 1e-15
+    assert high >= np.linalg.eigvalsh(2 * np.eye(4) + 0.3).max() - 1e-15
+
+
 def test_spectral_norm_bound_is_sharp() -> None:
     A = np.random.default_rng(0).normal(size=(7, 3))
     exact = np.linalg.norm(A, 2)

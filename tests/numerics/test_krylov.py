@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -73,10 +74,10 @@ def test_lanczos_closes_on_invariant_subspaces() -> None:
 
 
 @pytest.mark.parametrize("end", ["largest", "smallest", "magnitude"])
-def test_extreme_eigenpairs_match_the_dense_spectrum(end: str) -> None:
+def test_extreme_eigenpairs_match_the_dense_spectrum(end: Literal["largest", "smallest", "magnitude"]) -> None:
     exact = torch.linalg.eigvalsh(INDEFINITE)
     key = {"largest": -exact, "smallest": exact, "magnitude": -exact.abs()}[end]
-    found = extreme_eigenpairs(product(INDEFINITE), randn(60), 4, end=end)  # type: ignore[arg-type]
+    found = extreme_eigenpairs(product(INDEFINITE), randn(60), 4, end=end)
     assert found.converged
     torch.testing.assert_close(found.values, exact[key.argsort()[:4]], rtol=1e-7, atol=1e-8)
     torch.testing.assert_close(INDEFINITE @ found.vectors, found.vectors * found.values, rtol=0, atol=1e-6)
@@ -184,6 +185,24 @@ def test_minres_gives_least_norm_and_least_squares_solutions_of_singular_systems
     nothing = minres(lambda v: torch.zeros_like(v), b)
     assert nothing.outcome == "least_squares"
     assert nothing.x.norm() == 0
+
+
+def test_minres_stops_at_the_first_iterate_that_minimises_the_residual_enough() -> None:
+    singular = with_spectrum(torch.cat([torch.zeros(8), torch.linspace(-3, -1, 10), torch.linspace(1, 4, 12)]))
+    b = randn(30, seed=3)
+    stopped = minres(product(singular), b, tolerance=1e-3)
+    assert stopped.outcome == "least_squares"
+
+    def ratio(x: Tensor) -> float:
+        r = b - singular @ x
+        return ((singular @ r).norm() / (torch.linalg.matrix_norm(singular, ord=2) * r.norm())).item()
+
+    assert ratio(stopped.x) <= 1e-3
+    # the last product only detected it: the iterates are those of the steps before
+    torch.testing.assert_close(minres(product(singular), b, tolerance=0.0, steps=stopped.steps - 1).x, stopped.x)
+    before = minres(product(singular), b, tolerance=0.0, steps=stopped.steps - 2)
+    size = 0.9  # the norm is estimated from below on the way, by at most a tenth here
+    assert ratio(before.x) > 1e-3 * size
 
 
 def test_quadrature_is_exact_for_low_degrees_and_estimates_traces() -> None:

@@ -104,6 +104,13 @@ def test_p_norm_survives_large_dual_powers_and_zero() -> None:
     assert torch.equal(PowerNorm(3.0).inverse_gradient(torch.zeros(4)), torch.zeros(4))
 
 
+def test_normalised_potentials_have_their_written_values() -> None:
+    x = torch.tensor([3.0, 4.0], dtype=torch.float64)
+    assert PowerNorm(3.0).potential(x).item() == pytest.approx(2 * 5**3 / 3)
+    assert PNorm(1.5).potential(x).item() == pytest.approx((3**1.5 + 4**1.5) ** (4 / 3) / (2 * 0.5))
+    assert Euclidean().potential(x).item() == 12.5
+
+
 def test_bad_exponents_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(1, 2\]"):
         PNorm(1.0)

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -109,9 +110,8 @@ class Interval:
         """The smallest interval around both."""
         return Interval(np.minimum(self.low, other.low), np.maximum(self.high, other.high))
 
-    def __getitem__(self, index: object) -> Interval:
-        key: tuple[int | slice, ...] = index  # type: ignore[assignment]
-        return Interval(np.asarray(self.low[key]), np.asarray(self.high[key]))
+    def __getitem__(self, index: Any) -> Interval:
+        return Interval(np.asarray(self.low[index]), np.asarray(self.high[index]))
 
     def reshape(self, *shape: int) -> Interval:
         """The same intervals in another shape."""
