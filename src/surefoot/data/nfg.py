@@ -75,7 +75,9 @@ def parse_nfg(text: str) -> NormalForm:
         tokens.next("the comment")
     sizes = tuple(len(a) for a in actions)
     profiles = int(np.prod(sizes))
-    flat = _outcomes(tokens, len(players), profiles) if tokens.peek() == "{" else _payoffs(tokens, len(players), profiles)
+    flat = (
+        _outcomes(tokens, len(players), profiles) if tokens.peek() == "{" else _payoffs(tokens, len(players), profiles)
+    )
     table = np.stack([flat[:, i].reshape(sizes, order="F") for i in range(len(players))])
     return NormalForm(title, players, actions, table)
 
@@ -155,7 +157,9 @@ def _outcomes(tokens: _Tokens, players: int, profiles: int) -> np.ndarray[Any, n
     while tokens.peek() == "{":
         items = tokens.group(f"outcome {len(table)}")
         if not items or not items[0].startswith('"') or len(items) != players + 1:
-            raise NfgError(f"outcome {len(table)} has {max(0, len(items) - 1)} payoffs; expected a name and {players} payoffs")
+            raise NfgError(
+                f"outcome {len(table)} has {max(0, len(items) - 1)} payoffs; expected a name and {players} payoffs"
+            )
         table.append([_number(t) for t in items[1:]])
     tokens.expect("}", "the end of the outcomes")
     picks = tokens.rest()

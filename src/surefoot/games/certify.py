@@ -33,6 +33,7 @@ from surefoot.numerics.intervals import Interval, sqrt
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 CARD = "small-gain-nash"
+GRID = 15
 LIMIT_ROOM = 1e-9
 """The limit of the steps is proved up to this fraction of itself."""
 
@@ -59,6 +60,7 @@ def certify_play(
         claims += _answer_claims(game, field, region, x, step, evidence)
         if path is not None and len(path) > 2:
             claims += _path_claims(game, path, evidence)
+        claims += _field_claims(game, field, x, path, evidence)
     else:
         claims.append(Claim(
             name="error", statement="The distance of the answer to an equilibrium, player by player; this is the largest.",
@@ -125,7 +127,10 @@ def regret_bounds(game: SmoothGame, gradient: Interval, x: Array, mu: Array) -> 
     regret = np.empty(len(game.blocks))
     for i, own in enumerate(game.slices):
         free = -(gradient[own] / mu[i])
-        d = Interval(np.clip(free.low, low[own] - x[own], high[own] - x[own]), np.clip(free.high, low[own] - x[own], high[own] - x[own]))
+        d = Interval(
+            np.clip(free.low, low[own] - x[own], high[own] - x[own]),
+            np.clip(free.high, low[own] - x[own], high[own] - x[own]),
+        )
         gain = -(gradient[own] * d) - 0.5 * mu[i] * d**2
         regret[i] = float(Interval(np.maximum(gain.low, 0.0), np.maximum(gain.high, 0.0)).sum().high)
     return regret
@@ -136,7 +141,9 @@ def regret_bounds(game: SmoothGame, gradient: Interval, x: Array, mu: Array) -> 
 
 def _where(region: RegionBounds) -> str:
     cells = len(region.low)
-    return "everywhere" if not cells else "on the whole region" if cells == 1 else f"on the whole region ({cells} cells)"
+    return (
+        "everywhere" if not cells else "on the whole region" if cells == 1 else f"on the whole region ({cells} cells)"
+    )
 
 
 def _small_gain_claim(region: RegionBounds, alpha: float, evidence: dict[str, Any]) -> Claim:
@@ -271,7 +278,9 @@ def _answer_claims(
         )]  # fmt: skip
     T = _euler_matrices(bounds, each)
     # the checker's own enclosure of the residual may be a little wider than ours
-    padded = residual * 1.25 + 64 * np.finfo(np.float64).eps * np.abs(each) * np.array([np.abs(gradient.mid[s]).max() for s in game.slices])
+    padded = residual * 1.25 + 64 * np.finfo(np.float64).eps * np.abs(each) * np.array(
+        [np.abs(gradient.mid[s]).max() for s in game.slices]
+    )
     padded = np.maximum(padded, 4 * np.finfo(np.float64).eps * max(float(np.abs(x).max()), 1e-300))
     error = error_bounds(T, padded, factor, vector) * (1 + 1e-9)
     for _ in range(40):
@@ -332,7 +341,11 @@ def _path_claims(game: SmoothGame, path: Array, evidence: dict[str, Any]) -> lis
         del evidence["path.npz"]
         return []
     worst = float((sizes[1:][useful] / sizes[:-1][useful]).max())
-    factor = proved_factor(Bounds(**{k: evidence["cells.npz"][k] for k in ("mu", "ell", "coupling")}), evidence["witness.npz"]["step"], vector)
+    factor = proved_factor(
+        Bounds(**{k: evidence["cells.npz"][k] for k in ("mu", "ell", "coupling")}),
+        evidence["witness.npz"]["step"],
+        vector,
+    )
     inside = game.region is None or bool(((path >= game.region[0]) & (path <= game.region[1])).all())
     fits = worst <= factor + 1e-6
     return [Claim(
@@ -343,3 +356,33 @@ def _path_claims(game: SmoothGame, path: Array, evidence: dict[str, Any]) -> lis
         reason="" if inside and fits else "a move shrank less than certified" if inside else "the path left the certified region",
         check="contraction", evidence=("cells.npz", "witness.npz", "path.npz"),
     )]  # fmt: skip
+
+
+def _field_claims(
+    game: SmoothGame, field: Field, x: Array, path: Array | None, evidence: dict[str, Any]
+) -> list[Claim]:
+    """F on a grid in the plane of two players' first strategies, for the picture."""
+    if len(game.blocks) < 2:
+        return []
+    first, second = game.slices[0].start, game.slices[1].start
+    points = np.tile(x, (GRID * GRID, 1))
+    for axis, spread in ((first, np.repeat), (second, np.tile)):
+        low, high = _window(game, x, path, axis)
+        points[:, axis] = spread(np.linspace(low, high, GRID), GRID)
+    values = field.gradient(points)
+    if not np.isfinite(values).all():
+        return []
+    evidence["field.npz"] = {
+        "points": points, "values": values, "axes": np.array([first, second]), "blocks": np.array(game.blocks),
+    }  # fmt: skip
+    return [Claim(
+        name="field", statement="The largest entry of the pseudo-gradient on the grid of the picture.", value=float(np.abs(values).max()),
+        kind="measured", relation="<=", check="field", evidence=("answer", "field.npz"),
+    )]  # fmt: skip
+
+
+def _window(game: SmoothGame, x: Array, path: Array | None, axis: int) -> tuple[float, float]:
+    if game.region is not None:
+        return float(game.region[0, axis]), float(game.region[1, axis])
+    reach = 1.2 * float(np.abs(path[:, axis] - x[axis]).max()) if path is not None else 1.0
+    return float(x[axis] - max(reach, 1e-3)), float(x[axis] + max(reach, 1e-3))

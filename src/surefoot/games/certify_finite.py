@@ -53,7 +53,9 @@ def certify_logit(game: FiniteGame, x: Array, *, nash: bool = True) -> Certifica
     return Certificate(CARD, tuple(claims), game.fingerprint(), evidence)
 
 
-def _error_claim(batch: _Batch, L: Array, tau: float, vector: Array, x: Array, share: float, evidence: dict[str, Any]) -> Claim:
+def _error_claim(
+    batch: _Batch, L: Array, tau: float, vector: Array, x: Array, share: float, evidence: dict[str, Any]
+) -> Claim:
     statement = "The distance |x_i - x*_i|_1 of a player's probabilities to the logit equilibrium; this is the largest."
     if share >= 1:
         return Claim(

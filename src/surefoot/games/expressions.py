@@ -74,7 +74,9 @@ class Expression:
     def __pow__(self, exponent: float) -> Expression:
         """A constant power; an exponent that is no integer needs a non-negative base."""
         if not isinstance(exponent, int | float) or not math.isfinite(exponent):
-            raise ValueError(f"the exponent is {exponent!r}; expected a finite number (write exp(y * log(x)) for x ** y)")
+            raise ValueError(
+                f"the exponent is {exponent!r}; expected a finite number (write exp(y * log(x)) for x ** y)"
+            )
         if exponent == 0:
             return lift(1.0)
         return self if exponent == 1 else Expression("power", (self,), float(exponent))
@@ -310,7 +312,9 @@ class Derivatives:
         if node.operation == "softmax":
             shares = softmax(a)
             i = int(node.number)
-            return shares[i] * total([((1.0 if i == j else 0.0) - s) * self(t, k) for j, (t, s) in enumerate(zip(a, shares, strict=True))])
+            return shares[i] * total(
+                [((1.0 if i == j else 0.0) - s) * self(t, k) for j, (t, s) in enumerate(zip(a, shares, strict=True))]
+            )
         if node.operation == "log_sum_exp":
             return total([s * self(t, k) for t, s in zip(a, softmax(a), strict=True)])
         d = [self(argument, k) for argument in a]

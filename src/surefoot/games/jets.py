@@ -116,7 +116,10 @@ def _shares(a: list[Jet], which: int | None) -> Jet:
         value, k = s[which], which
         first = [s[k] * ((1.0 if i == k else 0.0) - s[i]) for i in range(len(a))]
         second = [
-            [s[k] * (((i == k) - s[i]) * ((j == k) - s[j]) - s[i] * ((1.0 if i == j else 0.0) - s[j])) for j in range(len(a))]
+            [
+                s[k] * (((i == k) - s[i]) * ((j == k) - s[j]) - s[i] * ((1.0 if i == j else 0.0) - s[j]))
+                for j in range(len(a))
+            ]
             for i in range(len(a))
         ]
     result = Jet(value, 0.0 * a[0].gradient, 0.0 * a[0].hessian)

@@ -121,7 +121,7 @@ class _Batch:
                     continue
                 others = [x[k] for k in range(n) if k not in (i, j)]
                 A = np.einsum(_pair_rule(n, i, j), self.tables[i], *others)
-                mean = (p[i][:, None] @ A)
+                mean = p[i][:, None] @ A
                 J[:, ends[i] : ends[i + 1], ends[j] : ends[j + 1]] = -p[i][:, :, None] * (A - mean) / tau[:, :, None]
         residual = np.concatenate(p, axis=1) - np.concatenate(x, axis=1)
         moved = np.concatenate(x, axis=1) + np.linalg.solve(J, residual[..., None])[..., 0]
@@ -140,7 +140,9 @@ class _Batch:
         """
         heat = self.peak / tau
         profiles = self.sizes.prod(axis=1, keepdims=True) / self.sizes
-        return EPS * ((profiles + self.players + 8 + 2 * self.sizes.sum(axis=1, keepdims=True)) * heat + 3 * self.sizes + 12)
+        return EPS * (
+            (profiles + self.players + 8 + 2 * self.sizes.sum(axis=1, keepdims=True)) * heat + 3 * self.sizes + 12
+        )
 
 
 @lru_cache
@@ -175,7 +177,9 @@ def temperature_of(game: FiniteGame) -> float:
     return 1 / (SHARE * precision) if math.isfinite(precision) else 1.0
 
 
-def logit_equilibria(games: Sequence[FiniteGame], *, tolerance: float = 1e-14, rounds: int = 200) -> list[LogitEquilibrium]:
+def logit_equilibria(
+    games: Sequence[FiniteGame], *, tolerance: float = 1e-14, rounds: int = 200
+) -> list[LogitEquilibrium]:
     """Logit equilibria of many games at once, each with its uniqueness proof and error bound.
 
     A Newton step is taken where it at least halves the residual, otherwise the response itself, which contracts whenever
@@ -189,7 +193,9 @@ def logit_equilibria(games: Sequence[FiniteGame], *, tolerance: float = 1e-14, r
     found: list[LogitEquilibrium | None] = [None] * len(games)
     for players in {g.players for g in games}:
         places = [k for k, g in enumerate(games) if g.players == players]
-        for k, equilibrium in zip(places, _solve_batch(_Batch([games[k] for k in places]), tolerance, rounds), strict=True):
+        for k, equilibrium in zip(
+            places, _solve_batch(_Batch([games[k] for k in places]), tolerance, rounds), strict=True
+        ):
             found[k] = equilibrium
     return [equilibrium for equilibrium in found if equilibrium is not None]
 
@@ -255,7 +261,7 @@ class LogitState(State):
 
     x: Array
     residual: float = math.inf
-    batch: _Batch | None = transient()
+    batch: _Batch | None = transient()  # noqa: RUF009 (it is dataclasses.field)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,9 @@ def coordination_game(discount: float = 0.9, entropy_weight: float = 1.0) -> Mar
     transitions[:, 0, 0] = (0.9, 0.1)
     transitions[:, 1, 1] = (0.1, 0.9)
     pay = np.broadcast_to(np.array([[1.0, -1.0], [-1.0, 1.0]]), (2, 2, 2))
-    return MarkovGame(transitions, np.stack([pay, pay]), np.array([1.0, 0.0]), discount, entropy_weight, "coordination Markov game")
+    return MarkovGame(
+        transitions, np.stack([pay, pay]), np.array([1.0, 0.0]), discount, entropy_weight, "coordination Markov game"
+    )
 
 
 class _Costs:
@@ -114,7 +116,9 @@ class LocalBounds:
 
     def lipschitz(self, weights: Array) -> float:
         """beta in M = blockdiag(w_i G_i)."""
-        root = np.concatenate([np.full(s.stop - s.start, math.sqrt(w)) for s, w in zip(self.blocks, weights, strict=True)])
+        root = np.concatenate(
+            [np.full(s.stop - s.start, math.sqrt(w)) for s, w in zip(self.blocks, weights, strict=True)]
+        )
         return float(np.linalg.norm(self.field * (root[:, None] / root[None, :]), 2))
 
 
@@ -129,9 +133,14 @@ def local_bounds(game: MarkovGame, theta: Array) -> LocalBounds:
     whole = block_diag(*roots)
     reduced = whole.T @ J @ whole
     ends = np.cumsum([0, *(r.shape[1] for r in roots)])
-    blocks = [slice(int(a), int(b)) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    blocks = [slice(int(a), int(b)) for a, b in itertools.pairwise(ends)]
     own = [np.linalg.eigvalsh(0.5 * (reduced[s, s] + reduced[s, s].T)) for s in blocks]
-    L = np.array([[0.0, np.linalg.norm(reduced[blocks[0], blocks[1]], 2)], [np.linalg.norm(reduced[blocks[1], blocks[0]], 2), 0.0]])
+    L = np.array(
+        [
+            [0.0, np.linalg.norm(reduced[blocks[0], blocks[1]], 2)],
+            [np.linalg.norm(reduced[blocks[1], blocks[0]], 2), 0.0],
+        ]
+    )
     bounds = Bounds(np.array([[v[0] for v in own]]), np.array([[v[-1] for v in own]]), L[None], "sampled")
     return LocalBounds(bounds, reduced, blocks)
 

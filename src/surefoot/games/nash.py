@@ -68,9 +68,13 @@ def decide_nash(game: FiniteGame) -> NashFinding:
         found = _two_players(game, active, exact=False)
         if len(found) >= 2:
             return NashFinding("fails", tuple(found), "vertices")
-        return NashFinding("undecided", tuple(found), reason=f"{bases} bases are too many to solve all of them in rationals")
+        return NashFinding(
+            "undecided", tuple(found), reason=f"{bases} bases are too many to solve all of them in rationals"
+        )
     if len(active) == 2:
-        return NashFinding("undecided", tuple(pure), reason=f"the best-response polytopes have {bases} candidate bases; too many")
+        return NashFinding(
+            "undecided", tuple(pure), reason=f"the best-response polytopes have {bases} candidate bases; too many"
+        )
     return NashFinding(
         "undecided", tuple(pure),
         reason=f"{len(active)} players, {len(pure)} pure equilibria, and dominance does not solve the game; mixed equilibria are roots "
@@ -108,7 +112,9 @@ def iterated_dominance(game: FiniteGame) -> tuple[Profile | None, tuple[tuple[in
                     break
     if any(len(actions) > 1 for actions in left):
         return None, tuple(struck)
-    profile = tuple(tuple(Fraction(int(k == actions[0])) for k in range(m)) for actions, m in zip(left, game.sizes, strict=True))
+    profile = tuple(
+        tuple(Fraction(int(k == actions[0])) for k in range(m)) for actions, m in zip(left, game.sizes, strict=True)
+    )
     return profile, tuple(struck)
 
 

@@ -56,7 +56,7 @@ class PlayState(State):
     residual: float = math.inf
     error: float = math.inf
     path: list[Array]
-    plan: Plan | None = transient()
+    plan: Plan | None = transient()  # noqa: RUF009 (it is dataclasses.field)
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,12 @@ class ProjectedPlay(Method[SmoothGame, PlayState, Array]):
             step = np.repeat(each, problem.blocks)
             return Plan(field, region, step, *contraction(region, each))
         if self.step_length is not None:
-            return Plan(field, region, ones * self.step_length, *contraction(region, np.full(len(problem.blocks), self.step_length)))
+            return Plan(
+                field,
+                region,
+                ones * self.step_length,
+                *contraction(region, np.full(len(problem.blocks), self.step_length)),
+            )
         best = euler_steps(region.bounds)
         return Plan(field, region, ones * best.best, best.vector, best.factor)
 
@@ -174,7 +179,9 @@ class ProjectedPlay(Method[SmoothGame, PlayState, Array]):
         """Claims about the region, the step, and this answer."""
         plan = state.plan or self.plan(problem)
         euler = self.integrator == "euler"
-        return certify_play(problem, plan.field, plan.region, state.x, plan.step, np.stack(state.path) if euler else None)
+        return certify_play(
+            problem, plan.field, plan.region, state.x, plan.step, np.stack(state.path) if euler else None
+        )
 
 
 def contraction(region: RegionBounds, steps: Array) -> tuple[Array, float]:

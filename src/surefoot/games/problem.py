@@ -5,6 +5,7 @@ Every player minimises its own cost; `maximise=True` takes payoffs instead.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +62,9 @@ class SmoothGame:
                 raise ValueError(f"{name} has shape {ends.shape}; expected one end (no NaN) for each of {d} strategies")
             object.__setattr__(self, name, ends)
         if (empty := np.flatnonzero(self.lower > self.upper)).size:
-            raise ValueError(f"the strategy set of x[{empty[0]}] is empty: {self.lower[empty[0]]} > {self.upper[empty[0]]}")
+            raise ValueError(
+                f"the strategy set of x[{empty[0]}] is empty: {self.lower[empty[0]]} > {self.upper[empty[0]]}"
+            )
         if self.costs and len(self.costs) != players:
             raise ValueError(f"{len(self.costs)} costs for {players} players; expected one a player")
         if self.pseudo_gradient and len(self.pseudo_gradient) != d:
@@ -88,7 +91,9 @@ class SmoothGame:
         for i, own in enumerate(self.slices):
             block = jacobian[own, own]
             if np.abs(block - block.T).max() > 1e-12 * max(np.abs(block).max(), 1e-300):
-                raise ValueError(f"player {i + 1}'s own block of the jacobian is not symmetric, so it is no Hessian of a cost")
+                raise ValueError(
+                    f"player {i + 1}'s own block of the jacobian is not symmetric, so it is no Hessian of a cost"
+                )
             jacobian[own, own] = 0.5 * (block + block.T)
         object.__setattr__(self, "jacobian", jacobian)
         object.__setattr__(self, "offset", offset)
@@ -100,10 +105,14 @@ class SmoothGame:
             return
         region = np.asarray(self.region, dtype=np.float64)
         if region.shape != (2, d) or not np.isfinite(region).all():
-            raise ValueError("the region must be a finite box (2, d); give region=(low, high) where strategy sets are unbounded")
+            raise ValueError(
+                "the region must be a finite box (2, d); give region=(low, high) where strategy sets are unbounded"
+            )
         low, high = np.maximum(region[0], self.lower), np.minimum(region[1], self.upper)
         if (empty := np.flatnonzero(low > high)).size:
-            raise ValueError(f"the region is empty in x[{empty[0]}]: [{region[0, empty[0]]}, {region[1, empty[0]]}] within the strategy set")
+            raise ValueError(
+                f"the region is empty in x[{empty[0]}]: [{region[0, empty[0]]}, {region[1, empty[0]]}] within the strategy set"
+            )
         object.__setattr__(self, "region", np.stack([low, high]))
 
     @property
@@ -115,7 +124,7 @@ class SmoothGame:
     def slices(self) -> list[slice]:
         """Where each player's block is."""
         ends = np.cumsum((0, *self.blocks))
-        return [slice(int(a), int(b)) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        return [slice(int(a), int(b)) for a, b in itertools.pairwise(ends)]
 
     def project(self, x: Array) -> Array:
         """The nearest strategies within the sets."""
@@ -154,7 +163,13 @@ def game_from_pseudo_gradient(
 
 
 def quadratic_game(
-    jacobian: Array, offset: Array | None, blocks: Sequence[int], *, lower: Any = -np.inf, upper: Any = np.inf, **more: Any
+    jacobian: Array,
+    offset: Array | None,
+    blocks: Sequence[int],
+    *,
+    lower: Any = -np.inf,
+    upper: Any = np.inf,
+    **more: Any,
 ) -> SmoothGame:
     """A linear-quadratic game, F(x) = jacobian x + offset."""
     return _built(blocks, None, lower, upper, jacobian=np.array(jacobian, dtype=np.float64), offset=offset, **more)
@@ -194,7 +209,9 @@ class FiniteGame:
             raise ValueError("the payoffs are ragged; expected one table of equal shape for every player") from error
         players = payoffs.shape[0] if payoffs.ndim else 0
         if payoffs.ndim < 2 or payoffs.ndim != players + 1:
-            raise ValueError(f"the payoffs have shape {payoffs.shape}; expected (N, m_1, ..., m_N), a table with N axes for each of N players")
+            raise ValueError(
+                f"the payoffs have shape {payoffs.shape}; expected (N, m_1, ..., m_N), a table with N axes for each of N players"
+            )
         if players < 2:
             raise ValueError("the game has one player; expected at least two")
         if payoffs.size == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,7 +91,9 @@ def bound_region(game: SmoothGame, *, cells: int = 512, share: float = 0.5, fiel
         alpha, vector = perron_margin(bounds.comparison)
         reason = "" if alpha > 0 else _why(bounds.comparison[0], alpha)
         point = None if alpha > 0 else np.zeros(game.size)
-        return RegionBounds(np.empty((0, game.size)), np.empty((0, game.size)), bounds, alpha, vector, alpha, reason, point, alpha)
+        return RegionBounds(
+            np.empty((0, game.size)), np.empty((0, game.size)), bounds, alpha, vector, alpha, reason, point, alpha
+        )
     check_symmetric(game, field)
     region = game.region
     centre = 0.5 * (region[0] + region[1])
@@ -100,11 +103,25 @@ def bound_region(game: SmoothGame, *, cells: int = 512, share: float = 0.5, fiel
     bounds = block_bounds(field.jacobian_interval(Interval(low, high)), game.slices)
     if centre_alpha <= 0:
         alpha, vector = perron_margin(bounds.comparison)
-        return RegionBounds(low, high, bounds, alpha, vector, centre_alpha, _why(at_centre.comparison[0], centre_alpha), centre, centre_alpha)
+        return RegionBounds(
+            low,
+            high,
+            bounds,
+            alpha,
+            vector,
+            centre_alpha,
+            _why(at_centre.comparison[0], centre_alpha),
+            centre,
+            centre_alpha,
+        )
     while True:
         alpha, vector = perron_margin(bounds.comparison)
         ratios = ((bounds.comparison @ vector) / vector).min(axis=1)
-        short = np.flatnonzero(ratios < share * centre_alpha) if alpha < share * centre_alpha else np.empty(0, dtype=np.int64)
+        short = (
+            np.flatnonzero(ratios < share * centre_alpha)
+            if alpha < share * centre_alpha
+            else np.empty(0, dtype=np.int64)
+        )
         widths = (high - low) / np.maximum(region[1] - region[0], 1e-300)
         short = short[widths[short].max(axis=1) > 1e-6]
         if not short.size or len(low) + short.size > cells:
@@ -113,7 +130,9 @@ def bound_region(game: SmoothGame, *, cells: int = 512, share: float = 0.5, fiel
     reason, point, at_point = "", None, 0.0
     if alpha <= 0:
         worst = int(ratios.argmin())
-        reason = f"the bounds are too coarse on {int((ratios <= 0).sum())} of {len(low)} cells; the budget is {cells} cells"
+        reason = (
+            f"the bounds are too coarse on {int((ratios <= 0).sum())} of {len(low)} cells; the budget is {cells} cells"
+        )
         middle = 0.5 * (low[worst] + high[worst])
         there = block_bounds(field.jacobian_interval(Interval.point(middle[None])), game.slices)
         if (at_point := perron_margin(there.comparison)[0]) <= 0:
@@ -132,7 +151,10 @@ def _split(
     fresh_low, fresh_high = np.concatenate([low[short], right_low]), np.concatenate([left_high, high[short]])
     fresh = block_bounds(field.jacobian_interval(Interval(fresh_low, fresh_high)), game.slices)
     keep = np.setdiff1d(np.arange(len(low)), short)
-    merged = [np.concatenate([old[keep], new]) for old, new in ((bounds.mu, fresh.mu), (bounds.ell, fresh.ell), (bounds.coupling, fresh.coupling))]
+    merged = [
+        np.concatenate([old[keep], new])
+        for old, new in ((bounds.mu, fresh.mu), (bounds.ell, fresh.ell), (bounds.coupling, fresh.coupling))
+    ]
     return np.concatenate([low[keep], fresh_low]), np.concatenate([high[keep], fresh_high]), Bounds(*merged)
 
 
@@ -149,10 +171,14 @@ def check_symmetric(game: SmoothGame, field: Field) -> None:
     for point in points:
         J = field.jacobian(point)
         if not np.isfinite(J).all():
-            raise ValueError(f"the Hessians are not finite at {np.round(point, 6).tolist()}; costs must be twice differentiable on the region")
+            raise ValueError(
+                f"the Hessians are not finite at {np.round(point, 6).tolist()}; costs must be twice differentiable on the region"
+            )
         for i, own in enumerate(game.slices):
             if np.abs(J[own, own] - J[own, own].T).max() > 1e-8 * max(np.abs(J[own, own]).max(), 1e-300):
-                raise ValueError(f"{game.names[i]}'s own block of the Jacobian is not symmetric, so the field is no pseudo-gradient")
+                raise ValueError(
+                    f"{game.names[i]}'s own block of the Jacobian is not symmetric, so the field is no pseudo-gradient"
+                )
 
 
 def sample_bounds(game: Game, points: Array) -> Bounds:
@@ -165,7 +191,7 @@ def sample_bounds(game: Game, points: Array) -> Bounds:
     import torch
 
     ends = np.cumsum((0, *game.blocks))
-    blocks = [slice(int(a), int(b)) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    blocks = [slice(int(a), int(b)) for a, b in itertools.pairwise(ends)]
     jacobians = [torch.func.jacrev(game.pseudo_gradient)(torch.as_tensor(p)).numpy() for p in points]
     J = Interval.point(np.stack(jacobians).astype(np.float64))
     for own in blocks:

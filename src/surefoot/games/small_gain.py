@@ -44,7 +44,9 @@ class Bounds:
     def __post_init__(self) -> None:
         cells, players = self.mu.shape
         if self.ell.shape != (cells, players) or self.coupling.shape != (cells, players, players):
-            raise ValueError(f"bounds of {players} players on {cells} cells have shapes {self.ell.shape}, {self.coupling.shape}")
+            raise ValueError(
+                f"bounds of {players} players on {cells} cells have shapes {self.ell.shape}, {self.coupling.shape}"
+            )
         if (self.mu > self.ell).any():
             raise ValueError("mu > ell: the lower bound of a curvature lies above its upper bound")
         if (self.coupling < 0).any():
@@ -121,14 +123,16 @@ def best_weights(K: Array) -> Array:
     For one matrix w = u / v, with its left and right Perron vectors. For a family a*(e^z) is concave in z; the Perron weights of
     the rowwise worst matrix are the start of a direct search.
     """
-    alpha, v = perron_margin(K)
+    _alpha, v = perron_margin(K)
     rows = ((K @ v) / v).argmin(axis=0)
     worst = K[rows, np.arange(len(v))]
     start = np.log(_right_perron(worst.T) / _right_perron(worst))
     candidates = [start - start.mean(), np.zeros(len(v))]
     if len(K) > 1:
         few = K[np.unique(((K @ v) / v).argmin(axis=0))] if len(K) > 400 else K
-        found = minimize(lambda z: -margin(few, np.exp(z)), candidates[0], method="Nelder-Mead", options={"maxiter": 60 * len(v)})
+        found = minimize(
+            lambda z: -margin(few, np.exp(z)), candidates[0], method="Nelder-Mead", options={"maxiter": 60 * len(v)}
+        )
         candidates.append(found.x)
     z = max(candidates, key=lambda c: margin(K, np.exp(c)))
     return np.exp(z - z.min())
@@ -197,6 +201,7 @@ def euler_steps(bounds: Bounds) -> EulerSteps:
             low = middle
         else:
             high = middle
+
     def factor(h: float) -> float:
         return 1 - h * step_margin(bounds, h)[0]
 
@@ -243,7 +248,9 @@ def lipschitz(bounds: Bounds, weights: Array) -> float:
     """beta_w, a Lipschitz constant of F in the w-norm: the largest |W^1/2 B W^-1/2|_2, B the blocks' norms."""
     own = np.maximum(np.abs(bounds.mu), np.abs(bounds.ell))
     root = np.sqrt(weights)
-    return float(np.linalg.norm((_diagonal(own) + bounds.coupling) * (root[:, None] / root[None, :]), 2, axis=(-2, -1)).max())
+    return float(
+        np.linalg.norm((_diagonal(own) + bounds.coupling) * (root[:, None] / root[None, :]), 2, axis=(-2, -1)).max()
+    )
 
 
 @dataclass(frozen=True)
@@ -274,7 +281,11 @@ def classical_steps(alpha: float, beta: float) -> ClassicalSteps:
     ratio = alpha / beta
 
     def excess(t: float) -> float:
-        tail = math.exp(t) - sum(t**k / math.factorial(k) for k in range(5)) if t > 0.5 else sum(t**k / math.factorial(k) for k in range(5, 30))
+        tail = (
+            math.exp(t) - sum(t**k / math.factorial(k) for k in range(5))
+            if t > 0.5
+            else sum(t**k / math.factorial(k) for k in range(5, 30))
+        )
         return math.expm1(-ratio * t) + tail
 
     linear = float(brentq(excess, 1e-3 * ratio, 3.0)) if excess(1e-3 * ratio) < 0 else 0.0
@@ -288,7 +299,9 @@ def classical_steps(alpha: float, beta: float) -> ClassicalSteps:
 # ---- bands of weights ---------------------------------------------------------------------------------------------
 
 
-def timescale_band(mu: tuple[float, float], coupling: tuple[float, float], target: float = 0.0) -> tuple[float, float] | None:
+def timescale_band(
+    mu: tuple[float, float], coupling: tuple[float, float], target: float = 0.0
+) -> tuple[float, float] | None:
     """Ratios r = w_2 / w_1 with margin >= target for two players, or None.
 
     r = (2 m - L12 L21 +- 2 sqrt(m (m - L12 L21))) / L21^2, with m = (mu_1 - a)(mu_2 - a).

@@ -83,7 +83,9 @@ def _cells(dossier: Dossier) -> _Cells:
     mu, ell, coupling = (np.asarray(stored[name], dtype=np.float64) for name in ("mu", "ell", "coupling"))
     cells = len(mu)
     shapes = [(cells, n), (cells, n), (cells, n, n)]
-    if [mu.shape, ell.shape, coupling.shape] != shapes or not all(np.isfinite(a).all() for a in (low, high, mu, ell, coupling)):
+    if [mu.shape, ell.shape, coupling.shape] != shapes or not all(
+        np.isfinite(a).all() for a in (low, high, mu, ell, coupling)
+    ):
         raise EvidenceError("the stated bounds are not finite numbers of the game's sizes")
     if (mu > ell).any() or (coupling < 0).any() or np.einsum("cii->ci", coupling).any():
         raise EvidenceError("the stated bounds contradict themselves")
@@ -138,7 +140,9 @@ def _full(low: Array, high: Array, group: Array, part: Array, axis: int, cut: fl
         raise EvidenceError("the cells leave a gap")
 
 
-def _bounds_hold(game: SmoothGame, stated: _Cells, row: int, box: Interval, enclosed: Interval | None = None, depth: int = 0) -> None:
+def _bounds_hold(
+    game: SmoothGame, stated: _Cells, row: int, box: Interval, enclosed: Interval | None = None, depth: int = 0
+) -> None:
     """The stated bounds of one cell hold on the box, which is halved while the jets are too coarse to say."""
     J = (_jacobian(game, box) if enclosed is None else enclosed)[0]
     problem = _violated(game, J, stated, row)
@@ -183,7 +187,9 @@ def _spectrum(A: Interval) -> tuple[float, float]:
     rest = _frobenius(Interval(low, high) - Interval.point(vectors) @ Interval.point(np.diag(values)) @ vectors.T)
     skew = _frobenius(Interval.point(vectors.T) @ vectors - np.eye(len(values)))
     stretch = float(np.abs(values).max()) * skew * 1.01
-    return float(np.nextafter(values[0] - rest - stretch, -np.inf)), float(np.nextafter(values[-1] + rest + stretch, np.inf))
+    return float(np.nextafter(values[0] - rest - stretch, -np.inf)), float(
+        np.nextafter(values[-1] + rest + stretch, np.inf)
+    )
 
 
 def _norm(A: Interval) -> float:
@@ -192,7 +198,9 @@ def _norm(A: Interval) -> float:
         return float(A.magnitude.max())
     U, s, Vt = np.linalg.svd(A.mid, full_matrices=False)
     rest = _frobenius(A - Interval.point(U * s) @ Vt)
-    stretch = (1 + _frobenius(Interval.point(U.T) @ U - np.eye(len(s)))) * (1 + _frobenius(Interval.point(Vt) @ Vt.T - np.eye(len(s))))
+    stretch = (1 + _frobenius(Interval.point(U.T) @ U - np.eye(len(s)))) * (
+        1 + _frobenius(Interval.point(Vt) @ Vt.T - np.eye(len(s)))
+    )
     return float(np.nextafter(s[0] * stretch + rest, np.inf))
 
 
@@ -223,7 +231,9 @@ def _steps(dossier: Dossier, size: int) -> Array:
 def _exact_ratio(diagonal: Array, coupling: Array, v: Array, row: int) -> Fraction:
     """((diagonal - coupling) v)_row / v_row in rationals."""
     w = [Fraction(float(x)) for x in v]
-    value = Fraction(float(diagonal[row])) * w[row] - sum((Fraction(float(c)) * x for c, x in zip(coupling[row], w, strict=True)), Fraction(0))
+    value = Fraction(float(diagonal[row])) * w[row] - sum(
+        (Fraction(float(c)) * x for c, x in zip(coupling[row], w, strict=True)), Fraction(0)
+    )
     return value / w[row]
 
 
@@ -244,7 +254,9 @@ def _factor(cells: _Cells, step: Array, v: Array) -> float:
         c, i = (int(a) for a in np.unravel_index(int(k), ratios.shape))
         h = Fraction(float(step[i]))
         diagonal = max(abs(1 - h * Fraction(float(b))) for b in (cells.mu[c, i], cells.ell[c, i]))
-        beside = sum((Fraction(float(a)) * Fraction(float(b)) for a, b in zip(cells.coupling[c, i], v, strict=True)), Fraction(0))
+        beside = sum(
+            (Fraction(float(a)) * Fraction(float(b)) for a, b in zip(cells.coupling[c, i], v, strict=True)), Fraction(0)
+        )
         largest = max(largest, diagonal + h * beside / Fraction(float(v[i])))
     return float(largest)
 
@@ -256,7 +268,15 @@ def small_gain(claim: Claim, dossier: Dossier) -> Verdict:
     """The bounds hold on cells that tile the region, and K v >= value v."""
     cells = _cells(dossier)
     v = _vector(dossier, "vector", cells.mu.shape[1])
-    return compare(claim, _margin(cells, v), supports="proved", bound=0.0, rtol=1e-9, atol=1e-13 * float(cells.ell.max()), undecided=claim.outcome == "undecided" and claim.value is not None and float(claim.value) <= 0)
+    return compare(
+        claim,
+        _margin(cells, v),
+        supports="proved",
+        bound=0.0,
+        rtol=1e-9,
+        atol=1e-13 * float(cells.ell.max()),
+        undecided=claim.outcome == "undecided" and claim.value is not None and float(claim.value) <= 0,
+    )
 
 
 def obstruction(claim: Claim, dossier: Dossier) -> Verdict:
@@ -271,7 +291,9 @@ def obstruction(claim: Claim, dossier: Dossier) -> Verdict:
         raise EvidenceError("the point lies outside the region")
     J = _jacobian(game, Interval.point(point[None]))[0]
     mu = [_spectrum(J[own, own])[0] for own in game.slices]
-    K = np.diag(mu) - np.array([[0.0 if i == j else _norm(J[a, b]) for j, b in enumerate(game.slices)] for i, a in enumerate(game.slices)])
+    K = np.diag(mu) - np.array(
+        [[0.0 if i == j else _norm(J[a, b]) for j, b in enumerate(game.slices)] for i, a in enumerate(game.slices)]
+    )
     value = float(np.linalg.eigvals(K).real.min())
     if game.jacobian is not None and point.any():
         raise EvidenceError("a quadratic game has the same matrix everywhere; its point is the origin")
@@ -378,7 +400,9 @@ def classical_step(claim: Claim, dossier: Dossier) -> Verdict:
 def runge_kutta_step(claim: Claim, dossier: Dossier) -> Verdict:
     """The same number: the radius of circle contractivity of classical RK4 is 1."""
     cells = _cells(dossier)
-    return compare(claim, _classical(cells, _weights(dossier, cells.mu.shape[1])), supports="measured", bound=0.0, rtol=1e-7)
+    return compare(
+        claim, _classical(cells, _weights(dossier, cells.mu.shape[1])), supports="measured", bound=0.0, rtol=1e-7
+    )
 
 
 def _classical(cells: _Cells, w: Array) -> float:
@@ -507,6 +531,33 @@ def contraction(claim: Claim, dossier: Dossier) -> Verdict:
     return compare(claim, value, supports="measured", bound=_factor(cells, steps, v), rtol=1e-6, undecided=not inside)
 
 
+def field(claim: Claim, dossier: Dossier) -> Verdict:
+    """F at the grid's points by jets; the points are the answer but for two strategies."""
+    game: SmoothGame = dossier.problem
+    stored = dossier.evidence["field.npz"]
+    points, values = (np.asarray(stored[name], dtype=np.float64) for name in ("points", "values"))
+    axes = [game.slices[0].start, game.slices[1].start]
+    if np.asarray(stored["axes"]).tolist() != axes or np.asarray(stored["blocks"]).tolist() != list(game.blocks):
+        raise EvidenceError("the picture is not of the first two players' strategies")
+    if (
+        points.ndim != 2
+        or points.shape[1] != game.size
+        or values.shape != points.shape
+        or not np.isfinite(values).all()
+    ):
+        raise EvidenceError("the grid is not one of strategies")
+    if (np.diff(points[:, axes[0]]) < 0).any():
+        raise EvidenceError("the grid is not in ascending order")
+    others = [k for k in range(game.size) if k not in axes]
+    if (points[:, others] != np.asarray(dossier.answer)[others]).any():
+        raise EvidenceError("the grid does not pass through the answer")
+    room = 1e-9 * max(float(np.abs(values).max()), 1e-300)
+    for k in dossier.rows(len(points), 64):
+        if np.abs(_gradient(game, points[k]).mid - values[k]).max() > room:
+            return refute(claim, f"the field at grid point {k + 1} is not the game's")
+    return compare(claim, float(np.abs(values).max()), supports="measured", rtol=1e-12)
+
+
 def nothing(claim: Claim, dossier: Dossier) -> Verdict:
     """A claim that could not be made, said as such; there is nothing to derive again, but it may not claim anything."""
     if claim.outcome == "undecided" and claim.value is None and claim.reason:
@@ -518,5 +569,5 @@ CHECKS: Mapping[str, Check] = {
     "small-gain": small_gain, "obstruction": obstruction, "metric-margin": metric_margin, "timescale-band": timescale_band,
     "paired-margin": paired_margin, "step": step, "step-limit": step_limit, "classical-step": classical_step,
     "runge-kutta-step": runge_kutta_step, "error": error, "existence": existence, "regret": regret, "contraction": contraction,
-    "nothing": nothing, **FINITE_CHECKS, **MARKOV_CHECKS,
+    "field": field,    "nothing": nothing, **FINITE_CHECKS, **MARKOV_CHECKS,
 }  # fmt: skip

@@ -63,10 +63,18 @@ def _witness(game: FiniteGame, dossier: Dossier) -> tuple[list[list[Fraction]], 
     stored = dossier.evidence["logit.npz"]
     said = np.asarray(stored["coupling"], dtype=np.float64)
     floats = np.array([[float(c) for c in row] for row in exact])
-    if said.shape != floats.shape or not np.isfinite(said).all() or np.abs(said - floats).max() > 1e-12 * max(floats.max(), 1e-300):
+    if (
+        said.shape != floats.shape
+        or not np.isfinite(said).all()
+        or np.abs(said - floats).max() > 1e-12 * max(floats.max(), 1e-300)
+    ):
         raise ValueError("the couplings are not those of the payoffs")
     vector = np.asarray(stored["vector"], dtype=np.float64)
-    if vector.shape != (game.players,) or not (np.isfinite(vector).all() and (vector > 0).all()) or abs(vector.max() - 1) > 1e-9:
+    if (
+        vector.shape != (game.players,)
+        or not (np.isfinite(vector).all() and (vector > 0).all())
+        or abs(vector.max() - 1) > 1e-9
+    ):
         raise ValueError("the vector is not positive with a largest entry of 1")
     return exact, _temperature(game, dossier, exact), vector
 
@@ -76,7 +84,10 @@ def unique_logit(claim: Claim, dossier: Dossier) -> Verdict:
     game: FiniteGame = dossier.problem
     L, tau, vector = _witness(game, dossier)
     v = [Fraction(float(x)) for x in vector]
-    share = max(sum((a * b for a, b in zip(row, v, strict=True)), ZERO) / (x * Fraction(tau)) for row, x in zip(L, v, strict=True))
+    share = max(
+        sum((a * b for a, b in zip(row, v, strict=True)), ZERO) / (x * Fraction(tau))
+        for row, x in zip(L, v, strict=True)
+    )
     return compare(claim, float(share), supports="proved", bound=1.0, rtol=1e-9, undecided=share >= 1)
 
 
@@ -139,7 +150,9 @@ def logit_error(claim: Claim, dossier: Dossier) -> Verdict:
             residual += max(abs(p - Fraction(float(low))), abs(p - Fraction(float(high))))
         image = residual + sum((c * r for c, r in zip(L[i], radius, strict=True)), ZERO) / Fraction(tau)
         if image > radius[i]:
-            return refute(claim, f"the error bound of player {i + 1} is not supported by the residual {float(residual):.3g}")
+            return refute(
+                claim, f"the error bound of player {i + 1} is not supported by the residual {float(residual):.3g}"
+            )
     return compare(claim, float(error.max()), supports="proved", rtol=1e-12)
 
 
@@ -242,7 +255,11 @@ def _extreme_points(M: Array) -> list[tuple[list[Fraction], frozenset[int]]]:
 
     def tight(ray: Sequence[Fraction]) -> frozenset[int]:
         walls = [k for k in range(n + 1) if ray[k] == 0]
-        cut = [n + 1 + j for j, row in enumerate(used) if ray[0] == sum((a * b for a, b in zip(row, ray[1:], strict=True)), ZERO)]
+        cut = [
+            n + 1 + j
+            for j, row in enumerate(used)
+            if ray[0] == sum((a * b for a, b in zip(row, ray[1:], strict=True)), ZERO)
+        ]
         return frozenset(walls + cut)
 
     for row in rows:
@@ -264,7 +281,14 @@ def _extreme_points(M: Array) -> list[tuple[list[Fraction], frozenset[int]]]:
     for ray in rays:
         if ray[0] > 0 and any(ray[1:]):
             x = [v / ray[0] for v in ray[1:]]
-            points.append((x, frozenset(j for j, row in enumerate(rows) if sum((a * b for a, b in zip(row, x, strict=True)), ZERO) == 1)))
+            points.append(
+                (
+                    x,
+                    frozenset(
+                        j for j, row in enumerate(rows) if sum((a * b for a, b in zip(row, x, strict=True)), ZERO) == 1
+                    ),
+                )
+            )
     return points
 
 
