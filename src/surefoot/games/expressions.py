@@ -199,7 +199,7 @@ FLOAT_RULES: Mapping[str, Rule] = {
     "cos": lambda n, a: np.cos(a[0]),
     "tanh": lambda n, a: np.tanh(a[0]),
     "log_sum_exp": lambda n, a: special.logsumexp(np.stack(np.broadcast_arrays(*a), axis=-1), axis=-1),
-    "softmax": lambda n, a: special.softmax(np.stack(np.broadcast_arrays(*a), axis=-1), axis=-1)[..., int(n.number)],
+    "softmax": lambda n, a: special.softmax(np.stack(np.broadcast_arrays(*a), axis=-1), axis=-1),
 }
 INTERVAL_RULES: Mapping[str, Rule] = {
     "add": lambda n, a: a[0] + a[1],
@@ -213,7 +213,7 @@ INTERVAL_RULES: Mapping[str, Rule] = {
     "cos": lambda n, a: cosine(a[0]),
     "tanh": lambda n, a: intervals.tanh(a[0]),
     "log_sum_exp": lambda n, a: _interval_log_sum_exp(a),
-    "softmax": lambda n, a: intervals.softmax(_stacked(a))[..., int(n.number)],
+    "softmax": lambda n, a: intervals.softmax(_stacked(a)),
 }
 
 
@@ -269,8 +269,14 @@ class Program:
 
     def _run(self, rules: Mapping[str, Rule], point: Callable[[float], Any], x: Sequence[Any]) -> list[Any]:
         found: dict[str, Any] = {}
+        shares: dict[tuple[str, ...], Any] = {}  # all shares of one softmax are computed together
         for node in self.order:
-            if node.operation == "constant":
+            if node.operation == "softmax":
+                of = tuple(a.key for a in node.arguments)
+                if of not in shares:
+                    shares[of] = rules["softmax"](node, [found[key] for key in of])
+                found[node.key] = shares[of][..., int(node.number)]
+            elif node.operation == "constant":
                 found[node.key] = point(node.number)
             elif node.operation == "variable":
                 found[node.key] = x[int(node.number)]

@@ -22,47 +22,51 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 
 @dataclass(frozen=True, eq=False)
 class Jet:
-    """Value (c,), gradient (c, d) and Hessian (c, d, d) over c boxes."""
+    """Value (c,), gradient (c, d) and Hessian (c, d, d) over c boxes; no Hessian where only first derivatives are asked for."""
 
     value: Interval
     gradient: Interval
-    hessian: Interval
+    hessian: Interval | None
 
     def __add__(self, other: Jet) -> Jet:
-        return Jet(self.value + other.value, self.gradient + other.gradient, self.hessian + other.hessian)
+        return Jet(self.value + other.value, self.gradient + other.gradient, _sum(self.hessian, other.hessian))
 
     def __neg__(self) -> Jet:
-        return Jet(-self.value, -self.gradient, -self.hessian)
+        return Jet(-self.value, -self.gradient, None if self.hessian is None else -self.hessian)
 
     def __mul__(self, other: Jet) -> Jet:
         a, b = _column(self.value), _column(other.value)
+        if self.hessian is None or other.hessian is None:
+            return Jet(self.value * other.value, self.gradient * b + other.gradient * a, None)
         cross = _outer(self.gradient, other.gradient)
         hessian = self.hessian * _square(other.value) + other.hessian * _square(self.value) + (cross + _swap(cross))
         return Jet(self.value * other.value, self.gradient * b + other.gradient * a, hessian)
 
     def through(self, value: Interval, first: Interval, second: Interval) -> Jet:
         """A function of one variable with these derivatives at the jet's value."""
+        if self.hessian is None:
+            return Jet(value, self.gradient * _column(first), None)
         hessian = self.hessian * _square(first) + _outer(self.gradient, self.gradient) * _square(second)
         return Jet(value, self.gradient * _column(first), hessian)
 
 
-def evaluate(roots: Sequence[Expression], cells: Interval) -> list[Jet]:
-    """Jets of formulas over boxes (c, d)."""
+def evaluate(roots: Sequence[Expression], cells: Interval, *, second: bool = True) -> list[Jet]:
+    """Jets of formulas over boxes (c, d), with or without second derivatives."""
     count, d = cells.shape
     found: dict[str, Jet] = {}
     for node in Program(roots, d).order:
-        found[node.key] = _apply(node, [found[a.key] for a in node.arguments], cells, count, d)
+        found[node.key] = _apply(node, [found[a.key] for a in node.arguments], cells, count, d, second)
     return [found[root.key] for root in roots]
 
 
-def _apply(node: Expression, a: list[Jet], cells: Interval, count: int, d: int) -> Jet:
+def _apply(node: Expression, a: list[Jet], cells: Interval, count: int, d: int, second: bool) -> Jet:
     name, n = node.operation, node.number
     if name in ("constant", "variable"):
         gradient = np.zeros((count, d))
         if name == "variable":
             gradient[:, int(n)] = 1.0
         value = cells[:, int(n)] if name == "variable" else Interval.point(np.full(count, n))
-        return Jet(value, Interval.point(gradient), Interval.point(np.zeros((count, d, d))))
+        return Jet(value, Interval.point(gradient), Interval.point(np.zeros((count, d, d))) if second else None)
     if name == "add":
         return a[0] + a[1]
     if name == "negate":
@@ -122,14 +126,24 @@ def _shares(a: list[Jet], which: int | None) -> Jet:
             ]
             for i in range(len(a))
         ]
+    if a[0].hessian is None:
+        gradient = 0.0 * a[0].gradient
+        for slope, t in zip(first, a, strict=True):
+            gradient = gradient + t.gradient * _column(slope)
+        return Jet(value, gradient, None)
     result = Jet(value, 0.0 * a[0].gradient, 0.0 * a[0].hessian)
     for i, t in enumerate(a):
         part = t.through(zero, first[i], zero)
-        hessian = result.hessian + part.hessian
+        hessian = _sum(result.hessian, part.hessian)
+        assert hessian is not None
         for j, u in enumerate(a):
             hessian = hessian + _outer(t.gradient, u.gradient) * _square(second[i][j])
         result = Jet(value, result.gradient + part.gradient, hessian)
     return result
+
+
+def _sum(a: Interval | None, b: Interval | None) -> Interval | None:
+    return None if a is None or b is None else a + b
 
 
 def _column(x: Interval) -> Interval:

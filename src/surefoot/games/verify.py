@@ -46,10 +46,10 @@ def _gradient(game: SmoothGame, x: Array) -> Interval:
         return Interval(np.array([e.low for e in ends]), np.array([e.high for e in ends]))
     cells = Interval.point(x[None])
     if game.costs:
-        jets = evaluate(game.costs, cells)
+        jets = evaluate(game.costs, cells, second=False)
         parts = [jets[i].gradient[0, k] for i, own in enumerate(game.slices) for k in range(own.start, own.stop)]
     else:
-        parts = [jet.value[0] for jet in evaluate(game.pseudo_gradient, cells)]
+        parts = [jet.value[0] for jet in evaluate(game.pseudo_gradient, cells, second=False)]
     return Interval(np.array([float(p.low) for p in parts]), np.array([float(p.high) for p in parts]))
 
 
@@ -75,7 +75,14 @@ class _Cells:
 
 
 def _cells(dossier: Dossier) -> _Cells:
-    """The stated bounds, after checking that the cells tile the region and the bounds hold on them."""
+    """The stated bounds, after checking that the cells tile the region and the bounds hold on them; once a dossier."""
+    kept = vars(dossier).setdefault("_checked_cells", {})
+    if "cells" not in kept:
+        kept["cells"] = _checked_cells(dossier)
+    return kept["cells"]
+
+
+def _checked_cells(dossier: Dossier) -> _Cells:
     game: SmoothGame = dossier.problem
     stored = dossier.evidence["cells.npz"]
     d, n = game.size, len(game.blocks)
@@ -518,7 +525,7 @@ def contraction(claim: Claim, dossier: Dossier) -> Verdict:
     steps = _steps(dossier, len(game.blocks))
     v = _vector(dossier, "step_vector", len(steps))
     lengths = np.repeat(steps, game.blocks)
-    rows = dossier.rows(len(points) - 1, 24)
+    rows = dossier.rows(len(points) - 1, 16)
     for k in rows:
         target = np.clip(points[k] - lengths * _gradient(game, points[k]).mid, game.lower, game.upper)
         if np.abs(target - points[k + 1]).max() > 1e-9 * max(1.0, float(np.abs(points).max())):
@@ -552,7 +559,7 @@ def field(claim: Claim, dossier: Dossier) -> Verdict:
     if (points[:, others] != np.asarray(dossier.answer)[others]).any():
         raise EvidenceError("the grid does not pass through the answer")
     room = 1e-9 * max(float(np.abs(values).max()), 1e-300)
-    for k in dossier.rows(len(points), 64):
+    for k in dossier.rows(len(points), 24):
         if np.abs(_gradient(game, points[k]).mid - values[k]).max() > room:
             return refute(claim, f"the field at grid point {k + 1} is not the game's")
     return compare(claim, float(np.abs(values).max()), supports="measured", rtol=1e-12)
