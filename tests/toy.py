@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,11 @@ import torch
 from torch import Tensor
 
 from surefoot.core.certificate import Certificate, Claim
+from surefoot.core.checkpoint import Every
 from surefoot.core.method import Look, Method, State, Status
 from surefoot.core.random import Streams
 from surefoot.core.solve import Budget, solve
-from surefoot.core.system import Figure, Inputs, InputSpec, Paper, Sample, System
+from surefoot.core.system import Figure, Inputs, InputSpec, Paper, Sample, System, Traits
 from surefoot.core.verify import Dossier, Verdict, compare, refute
 from surefoot.records.files import read_json, write_json
 from surefoot.records.fingerprint import fingerprint
@@ -41,12 +44,15 @@ class Average(Method[Column, AverageState, Tensor]):
     damping: float = 0.5
     block: int = 4
     tolerance: float = 1e-12
+    pause: float = 0.0  # seconds a block, to have time for interrupts
     horizon: int | None = None
+    private: bool = False
 
     def init(self, problem: Column, start: Tensor | None, streams: Streams) -> AverageState:
         return AverageState(streams=streams, x=torch.zeros(()).double() if start is None else start.double())
 
     def step(self, problem: Column, state: AverageState) -> AverageState:
+        time.sleep(self.pause)
         for _ in range(state.room(self.block)):
             jitter = 1 + 0.1 * state.streams.numpy("jitter", state.k).random()
             state.gap = abs(float(problem.values.mean() - state.x))
@@ -93,7 +99,13 @@ def check_mean(claim: Claim, dossier: Dossier) -> Verdict:
 @dataclass(frozen=True)
 class Options:
     damping: float = 0.5
+    """How far each step goes."""
     steps: int = 200
+    """How many steps at most."""
+    pause: float = 0.0
+    """Seconds that each block of steps waits."""
+    save: int = 0
+    """Save a checkpoint every so many steps; 0: every 20 seconds."""
 
 
 def load(options: Options, inputs: Inputs) -> Column:
@@ -107,7 +119,14 @@ def load(options: Options, inputs: Inputs) -> Column:
 
 
 def run(options: Options, problem: Column, folder: Any) -> Any:
-    return solve(problem, Average(options.damping), budget=Budget(steps=options.steps), run=folder)
+    method = Average(options.damping, pause=options.pause)
+    every = Every(steps=options.save, seconds=None) if options.save else None
+    return solve(problem, method, budget=Budget(steps=options.steps), run=folder, every=every)
+
+
+def run_private(options: Options, problem: Column, folder: Any) -> Any:
+    method = Average(options.damping, private=True)
+    return solve(problem, method, budget=Budget(steps=options.steps), run=folder, every=Every(steps=8, seconds=None))
 
 
 def figures(reader: Any) -> list[Figure]:
@@ -135,7 +154,8 @@ SAMPLE = Sample("digits-0-9", "The numbers 0 to 9", "generated", "none needed")
 CARD = System(
     name="toy", title="A mean", paper=Paper("On means", ("Ada Mean",), 2025, claim="A mean is found."), options=Options, load=load,
     run=run, write_answer=write_answer, read_answer=read_answer, checks=lambda: {"gap": check_gap, "mean": check_mean},
-    sample=SAMPLE, inputs=(InputSpec("column", "numbers", ("txt",)),), figures=figures,
+    sample=SAMPLE, aliases=("average",), inputs=(InputSpec("column", "numbers", ("txt",)),), figures=figures,
     headline=lambda reader: "The mean was found.", tiny=lambda: [(Column(torch.arange(5.0).double()), Average(tolerance=0.0))],
     tiny_inputs=tiny_inputs,
 )  # fmt: skip
+PRIVATE = dataclasses.replace(CARD, name="private-toy", traits=Traits(private=True), run=run_private)

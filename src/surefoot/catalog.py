@@ -55,7 +55,7 @@ def cards() -> Mapping[str, System]:
 def _third_party(entry: EntryPoint) -> System | None:
     try:
         card = entry.load()
-    except Exception as error:  # a broken plug-in must not take the command down with it
+    except (Exception, SystemExit) as error:  # a broken plug-in must not take the command down with it
         log.warning("plug-in %s cannot be loaded: %s: %s", entry.value, type(error).__name__, error)
         return None
     if not isinstance(card, System):
@@ -96,14 +96,21 @@ def run(
     from surefoot.core.rundir import RunDir
 
     system = find(card)
+    known = [f.name for f in dataclasses.fields(system.options)]
+    for name in options.keys() - {*known}:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}."
+        raise ValueError(f"card {system.name!r} has no option {name!r}; {hint}")
     chosen = dataclasses.replace(system.preset(preset), **options)
     roles = [spec.role for spec in system.inputs]
     if len(inputs) > len(roles):
         raise ValueError(
             f"card {system.name!r} takes at most {len(roles)} inputs ({', '.join(roles)}), got {len(inputs)}"
         )
-    given = Inputs({role: str(path) for role, path in zip(roles, inputs, strict=False)}, trust=True)
-    return execute(system, chosen, given, None if out is None else RunDir.create(out), preset=preset)
+    given = {role: str(path) for role, path in zip(roles, inputs, strict=False)}
+    given = {role: str(Path(text).resolve()) if Path(text).exists() else text for role, text in given.items()}
+    folder = None if out is None else RunDir.create(out)
+    return execute(system, chosen, Inputs(given, trust=True), folder, preset=preset, given=given)
 
 
 def verify(

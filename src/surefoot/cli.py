@@ -59,8 +59,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _say_error(error: object, code: int) -> int:
     text = error.args[0] if isinstance(error, LookupError) and error.args else error
-    sys.stderr.write(f"surefoot: {text}\n")
+    sys.stderr.write(f"surefoot: {printable(text)}\n")
     return code
+
+
+def printable(text: object) -> str:
+    """Text without control characters: what a stranger's run says may not steer the terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in str(text))
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -137,14 +142,22 @@ def run(arguments: list[str]) -> int:
     from surefoot.core.rundir import RunDir
 
     out = Path(session.out or f"runs/{system.name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    if session.resume and not out.is_dir():
-        raise UsageError(f"there is no run {out} to resume")
+    if session.resume and (session.force or not out.is_dir()):
+        raise UsageError("--resume or --force, not both" if session.force else f"there is no run {out} to resume")
     given = _given(system, inputs)
     config = _stored(out) if session.resume else {}
     if config:
-        options, given, session = _as_before(system, config, options, given, session, arguments)
+        options, given, session = _as_before(system, config, options, given, session, arguments[1:])
+    if system.traits.private and session.seed is not None and not getattr(options, "not_private", False):
+        raise UsageError("a fixed seed undoes privacy; leave --seed out, or say --not-private")
+    if session.threads < 0 or (session.seed or 0) < 0:
+        raise UsageError(f"--threads {session.threads} --seed {session.seed}: neither may be negative")
+    device = _device(session.device)
     folder = RunDir.create(out, resume=session.resume, force=session.force)
-    return _run_in(folder, system, session, options, given)
+    try:
+        return _run_in(folder, system, dataclasses.replace(session, device=device), options, given)
+    except KeyboardInterrupt:  # outside the loop of steps, where there is nothing to finish first
+        return _say_interrupted(folder, system)
 
 
 def _parse_run(system: System, arguments: list[str]) -> tuple[Session, Any, tuple[str, ...]]:
@@ -186,66 +199,67 @@ def _given(system: System, inputs: Sequence[str]) -> dict[str, str]:
 
 def _stored(out: Path) -> dict[str, Any]:
     from surefoot.core.rundir import RunReader
+    from surefoot.records.files import read_json
 
-    return RunReader(out).config if (out / "config.json").is_file() else {}
+    if not (out / "config.json").is_file():
+        return {}
+    config = dict(RunReader(out).config)
+    if (out / "private" / "given.json").is_file():
+        config["given"] = read_json(out / "private" / "given.json")
+    return config
 
 
 def _as_before(
     system: System, config: dict[str, Any], options: Any, given: dict[str, str], session: Session, arguments: list[str]
 ) -> tuple[Any, dict[str, str], Session]:
-    """A resumed run keeps its options, inputs and seed; different ones are refused."""
+    """A resumed run keeps its options, inputs, seed, device and dtype; different ones are refused."""
     from surefoot.records.trees import options_from_json, options_to_json
 
     if config["card"] != system.name:
         raise UsageError(f"that run is of card {config['card']!r}, not {system.name!r}")
-    before = options_from_json(system.options, config["options"])
-    base = system.preset(session.preset)
-    asked = {
-        f.name: getattr(options, f.name)
-        for f in dataclasses.fields(options)
-        if getattr(options, f.name) != getattr(base, f.name)
+    before = options_from_json(system.options, config.get("options", {}))
+    names = ("seed", "preset", "device", "dtype")
+    session_before = dataclasses.replace(session, **{name: config[name] for name in names if name in config})
+    said = {
+        a.partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_")
+        for a in arguments
+        if a.startswith("--")
     }
-    changed = [name for name, value in asked.items() if value != getattr(before, name)]
-    if changed or (given and given != config.get("given")):
-        what = ", ".join(changed) or "the input"
-        raise UsageError(f"a resumed run keeps its options and inputs, but {what} differ: {options_to_json(before)}")
-    return (
-        before,
-        dict(config.get("given") or {}),
-        dataclasses.replace(session, seed=config.get("seed"), preset=config.get("preset", "default")),
-    )
+    pairs = [
+        *((f.name, getattr(options, f.name), getattr(before, f.name)) for f in dataclasses.fields(before)),
+        *((name, getattr(session, name), getattr(session_before, name)) for name in names),
+    ]
+    changed = [name for name, asked, kept in pairs if name in said and asked != kept]
+    changed += ["the input"] if given and given != config.get("given") else []
+    if changed:
+        raise UsageError(
+            f"a resumed run keeps its options and inputs, but {', '.join(changed)} differ: {options_to_json(before)}"
+        )
+    return before, dict(config.get("given") or {}), session_before
 
 
 def _run_in(folder: RunDir, system: System, session: Session, options: Any, given: dict[str, str]) -> int:
     from surefoot.core.method import Status
     from surefoot.core.verify import verify_run
+    from surefoot.records.files import write_json
     from surefoot.report.html import write_report
     from surefoot.report.progress import Bar
 
-    if system.traits.private and session.seed is not None and not getattr(options, "not_private", False):
-        raise UsageError("a fixed seed undoes privacy; leave --seed out, or say --not-private")
     folder.seed = session.seed if session.seed is not None or system.traits.private else 0
-    inputs = Inputs(
-        given, device=_device(session.device), dtype=None if session.dtype == "auto" else session.dtype, trust=True
-    )
+    inputs = Inputs(given, device=session.device, dtype=None if session.dtype == "auto" else session.dtype, trust=True)
     with ExitStack() as stack:
         if session.threads:
             stack.enter_context(_threads(session.threads))
         folder.watch = (stack.enter_context(Bar(system.name, quiet=session.quiet)),)
-        config = {
-            "preset": session.preset,
-            "seed": folder.seed,
-            "given": given,
-            "device": inputs.device,
-            "dtype": session.dtype,
-        }
+        config = {"preset": session.preset, "seed": folder.seed, "device": inputs.device, "dtype": session.dtype}
+        if system.traits.private:  # where the owner's data lie is nobody's business
+            write_json(folder.root / "private" / "given.json", given)
+        else:
+            config["given"] = given
         result = execute(system, options, inputs, folder, **config)
     if result.status is Status.INTERRUPTED:
-        sys.stderr.write(
-            f"interrupted and saved; go on with\n  surefoot run {system.name} --resume -o {shlex.quote(str(folder.root))}\n"
-        )
-        return INTERRUPTED
-    verdicts = verify_run(folder.root, system) if result.certificate is not None else []
+        return _say_interrupted(folder, system)
+    verdicts = verify_run(folder.root, system, trust=True) if result.certificate is not None else []
     page = write_report(folder.root, system)
     if not session.quiet:
         _print_run(folder, system, result.reason, verdicts, page)
@@ -254,9 +268,15 @@ def _run_in(folder: RunDir, system: System, session: Session, options: Any, give
     return FAILED if any(v.verdict == "refuted" for v in verdicts) else OK
 
 
-def _device(name: str) -> str:
+def _say_interrupted(folder: RunDir, system: System) -> int:
+    again = shlex.join(["surefoot", "run", system.name, "--resume", "-o", str(folder.root)])
+    sys.stderr.write(f"interrupted and saved; go on with\n  {again}\n")
+    return INTERRUPTED
+
+
+def _device(name: str) -> Literal["cpu", "cuda"]:
     if name == "cpu":
-        return name
+        return "cpu"
     import torch
 
     if name == "cuda" and not torch.cuda.is_available():
@@ -268,8 +288,6 @@ def _threads(number: int) -> Any:
     import torch
     from threadpoolctl import threadpool_limits
 
-    if number < 1:
-        raise UsageError(f"--threads is {number}; expected at least 1")
     torch.set_num_threads(number)
     return threadpool_limits(number)
 
@@ -287,6 +305,7 @@ def _print_run(folder: RunDir, system: System, reason: str, verdicts: Sequence[V
 def _print_verdicts(reader: RunReader, verdicts: Sequence[Verdict]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from surefoot.core.certificate import read_claims
     from surefoot.report.html import relation
@@ -298,14 +317,13 @@ def _print_verdicts(reader: RunReader, verdicts: Sequence[Verdict]) -> None:
     colours = {"confirmed": "green", "refuted": "bold red", "unchecked": "yellow"}
     for verdict in verdicts:
         claim = claims[verdict.claim]
-        table.add_row(
-            f"[{colours[verdict.verdict]}]{verdict.verdict}[/]", claim.kind, claim.outcome, claim.name, relation(claim)
-        )
+        cells = (claim.kind, claim.outcome, claim.name, relation(claim))
+        table.add_row(Text(verdict.verdict, colours[verdict.verdict]), *(Text(printable(cell)) for cell in cells))
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     console.print(table)
     for verdict in verdicts:
         if verdict.verdict != "confirmed":
-            console.print(f"{verdict.claim}: {verdict.why}", markup=False)
+            console.print(printable(f"{verdict.claim}: {verdict.why}"), markup=False)
 
 
 # ---- verify, compare, view ----------------------------------------------------------------------------------
@@ -331,7 +349,7 @@ def verify(arguments: list[str]) -> int:
                 f"{asked.run} has no certificate ({reader.config.get('status', 'unfinished')})", UNCHECKED
             )
         verdicts = verify_run(reader.root, system, data=asked.data, trust=asked.trust, full=asked.full, seed=asked.seed)
-    except OtherSchemaError as error:
+    except (OtherSchemaError, catalog.UnknownCardError) as error:
         return _say_error(error, UNCHECKED)
     except UnsafeFileError as error:
         return _say_error(f"refuted: {error}", FAILED)
@@ -351,17 +369,18 @@ def compare(arguments: list[str]) -> int:
     asked = parser.parse_args(arguments)
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from surefoot.report.compare import compared, write_comparison
 
     found = compared(asked.runs)
     table = Table(box=None, pad_edge=False, header_style="dim")
     for heading in ("", *(run["label"] for run in found["runs"])):
-        table.add_column(heading)
-    for name, cells in [*found["facts"], *((f"--{k}", c) for k, c in found["options"])]:
-        table.add_row(name, *cells)
-    for name, cells in found["claims"]:
-        table.add_row(name, *(f"{c['relation']} ({c['verdict']})" if c else "–" for c in cells))
+        table.add_column(Text(printable(heading)))
+    rows = [*found["facts"], *((f"--{k}", cells) for k, cells in found["options"])]
+    rows += [(k, [f"{c['relation']} ({c['verdict']})" if c else "–" for c in cells]) for k, cells in found["claims"]]
+    for name, cells in rows:
+        table.add_row(*(Text(printable(cell)) for cell in (name, *cells)))
     Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
     sys.stdout.write(f"page: {write_comparison(asked.runs, Path(asked.out))}\n")
     return OK
@@ -400,7 +419,7 @@ def list_cards(arguments: list[str]) -> int:
         } for s in systems]  # fmt: skip
         sys.stdout.write(json.dumps(rows, indent=1) + "\n")
         return OK
-    width = max(len(s.name) for s in systems)
+    width = max((len(s.name) for s in systems), default=0)
     for system in systems:
         alias = f" (also {', '.join(system.aliases)})" if system.aliases else ""
         sys.stdout.write(f"{system.name:<{width}}  {system.title}{alias}\n")

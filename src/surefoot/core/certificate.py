@@ -10,24 +10,14 @@ from fractions import Fraction
 from typing import Any, Literal
 
 from surefoot.records.files import UnsafeFileError, check_evidence_name
+from surefoot.records.numbers import Number, as_number, to_float
 from surefoot.records.rundir import RunReader
-from surefoot.records.trees import typed
+from surefoot.records.trees import require_distinct, typed
 
-Number = float | int | str | None  # a rational is the string "a/b"
 Kind = Literal["proved", "statistical", "measured"]
 Outcome = Literal["holds", "fails", "undecided"]
 Scope = Literal["answer", "expectation", "probability"]
 STRENGTH: Mapping[str, int] = {"measured": 0, "statistical": 1, "proved": 2}
-
-
-def as_number(value: Number) -> Fraction | float:
-    """A claim's number: exact for "a/b" strings, nan for None or text that is no number."""
-    if isinstance(value, str):
-        try:
-            return Fraction(value) if "/" in value else float(value)
-        except (ValueError, ZeroDivisionError):
-            return math.nan
-    return math.nan if value is None else float(value)
 
 
 @dataclass(frozen=True)
@@ -94,7 +84,7 @@ class Claim:
             return isinstance(left, Fraction) or math.isfinite(left)
         right = as_number(self.bound)
         if self.tolerance:
-            left, right = float(left), float(right)
+            left, right = to_float(left), to_float(right)
         if self.relation == "<=":
             return bool(left <= right + self.tolerance) if self.tolerance else bool(left <= right)
         if self.relation == ">=":
@@ -110,6 +100,8 @@ class Claim:
         claim = typed(tree, cls)
         if not 0 <= claim.tolerance < math.inf:
             raise TypeError(f"the tolerance of claim {claim.name!r} is {claim.tolerance}")
+        if claim.bound is not None and math.isnan(to_float(as_number(claim.bound))):
+            raise TypeError(f"the bound of claim {claim.name!r} is no number")
         return claim
 
 
@@ -126,9 +118,7 @@ class Certificate:
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        names = [claim.name for claim in self.claims]
-        if len(set(names)) != len(names):
-            raise ValueError(f"claim names repeat: {sorted({n for n in names if names.count(n) > 1})}")
+        require_distinct("claim", (claim.name for claim in self.claims))
         for name in self.evidence:
             check_evidence_name(name)
         for claim in self.claims:
@@ -152,6 +142,8 @@ def read_claims(reader: RunReader) -> list[Claim]:
         UnsafeFileError: a field of the wrong type, or a claim that contradicts itself.
     """
     try:
-        return [Claim.from_json(tree) for tree in reader.certificate_tree["claims"]]
+        claims = [Claim.from_json(tree) for tree in reader.certificate_tree["claims"]]
+        require_distinct("claim", (claim.name for claim in claims))
     except (TypeError, ValueError) as error:
         raise UnsafeFileError(f"certificate.json: {error}") from error
+    return claims

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from surefoot.core.method import State
 from surefoot.core.random import Streams
-from surefoot.records.files import UnsafeFileError, read_json, sha256, write_folder, write_json
+from surefoot.records.files import OtherSchemaError, UnsafeFileError, read_json, sha256, write_folder, write_json
 from surefoot.records.trees import pack, unpack
 
 log = logging.getLogger(__name__)
@@ -37,13 +37,16 @@ class Every:
 
 
 def save_checkpoint(folder: Path, state: State, extra: Mapping[str, Any], keep: int = 2) -> Path:
-    """Save `state` as `folder/K`, whole or not at all; the last `keep` are kept.
+    """Save `state` as a folder named after its step, whole or not at all; the last `keep` are kept.
 
-    `extra` (history, seconds …) is a JSON tree that comes back with the state.
+    `extra` is a JSON tree that comes back with the state.
     """
     tensors: dict[str, Tensor] = {}
-    tree = {name: pack(getattr(state, name), tensors) for name in state.saved_fields() if name != "streams"}
+    known = {record.__name__ for record in state.records}
+    tree = {name: pack(getattr(state, name), tensors, known) for name in state.saved_fields() if name != "streams"}
     target = folder / f"{state.k:012d}"
+    while target.exists():  # never replaced in place: a kill in between would lose it
+        target = target.with_name(f"{target.name}+")
 
     def fill(fresh: Path) -> None:
         save_file(tensors, fresh / "tensors.safetensors")
@@ -72,14 +75,14 @@ def load_checkpoint(folder: Path, template: S) -> tuple[S, dict[str, Any]] | Non
     for path in reversed(saved(folder)):
         try:
             tree = read_json(path / "state.json")
-            if tree["schema"] > SCHEMA:
-                raise UnsafeFileError(
-                    f"{path} was written by a newer Surefoot (schema {tree['schema']}); update to resume it"
-                )
+            if (schema := int(tree["schema"])) > SCHEMA:
+                raise OtherSchemaError(f"{path} was written by a newer Surefoot (schema {schema}); update to resume it")
             if sha256(path / "tensors.safetensors") != tree["tensors"]:
                 raise OSError("its tensors do not match its state")
             tensors = load_file(path / "tensors.safetensors")
-        except (OSError, KeyError, TypeError) as error:
+        except OtherSchemaError:
+            raise
+        except (OSError, KeyError, TypeError, ValueError) as error:
             log.warning("checkpoint %s is not whole (%s); trying the one before", path, error)
             continue
         if tree["class"] != type(template).__name__:

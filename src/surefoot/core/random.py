@@ -33,7 +33,7 @@ class Streams:
 
     def key(self, name: str, *index: int) -> int:
         """The 128-bit Philox key at this address."""
-        address = "/".join([name, *(str(int(i)) for i in index)]).encode()
+        address = "/".join([f"{len(name)}:{name}", *(str(int(i)) for i in index)]).encode()
         return int.from_bytes(hashlib.blake2b(address, key=self._root, digest_size=16).digest(), "little")
 
     def numpy(self, name: str, *index: int) -> np.random.Generator:
@@ -44,6 +44,12 @@ class Streams:
         """A fresh torch generator at the address on `device`."""
         import torch
 
+        key = self.key(name, *index)
         generator = torch.Generator(device=device)
-        generator.manual_seed(self.key(name, *index) & (2**63 - 1))
+        generator.manual_seed(key & (2**63 - 1))
+        if generator.device.type == "cpu":  # torch seeds its CPU generator with 32 bits, so streams would meet
+            words = np.random.Generator(np.random.Philox(key=key)).integers(0, 2**32, 624, dtype=np.uint64)
+            state = generator.get_state().numpy()
+            state[24 : 24 + words.nbytes] = words.view(np.uint8)  # the Mersenne twister's words
+            generator.set_state(torch.from_numpy(state))
         return generator

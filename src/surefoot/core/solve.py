@@ -112,6 +112,8 @@ def solve(
         ValueError: a budget beyond the method's horizon.
     """
     folder = RunDir.create(run) if isinstance(run, str | Path) else run
+    if folder and method.private:
+        folder.private = True
     budget = _within_horizon(budget or Budget(), method.horizon)
     if seed is UNSET and folder and folder.seed != "unset":
         seed = folder.seed

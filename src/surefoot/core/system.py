@@ -108,12 +108,16 @@ class System:
 
         options = options_from_json(self.options, reader.config.get("options", {}))
         only = next((str(r["origin"]) for r in reader.inputs if r["role"] == "sample"), None)
+        inputs = Inputs(trust=trust, only=only)
         try:
-            files = [r for r in reader.inputs if r["origin"] in ("file", "recipe")]
-            inputs = Inputs({r["role"]: find_input(r, data) for r in files}, trust=trust, only=only)
+            inputs.give({r["role"]: find_input(r, data) for r in reader.inputs if r["origin"] in ("file", "recipe")})
             problem = self.load(options, inputs)
-        except (OSError, ImportError, UnsafeFileError) as error:
-            raise NotAtHandError(str(error)) from error
+        except Exception as error:  # missing, code that is not trusted, or changed and therefore not readable
+            opened = {r["role"] for r in inputs.records}
+            wrong = mismatch([r for r in reader.inputs if r["role"] in opened], inputs.records)
+            if wrong or isinstance(error, OSError | ImportError | UnsafeFileError):
+                raise NotAtHandError(wrong or str(error)) from error
+            raise
         if wrong := mismatch(reader.inputs, inputs.records):
             raise NotAtHandError(wrong)
         return problem
@@ -149,6 +153,7 @@ def execute(system: System, options: Any, inputs: Inputs, run: RunDir | None = N
             seconds=result.seconds, peak_bytes=result.peak_bytes,
         )  # fmt: skip
     except BaseException as error:
-        run.write_config(status="failed", reason=f"{type(error).__name__}: {error}")
+        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        run.write_config(status=status, reason=f"{type(error).__name__}: {error}")
         raise
     return result

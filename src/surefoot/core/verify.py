@@ -6,21 +6,18 @@ A verdict is `confirmed`, `refuted` or `unchecked` (an input is not at hand); ne
 from __future__ import annotations
 
 import dataclasses
-import math
 import secrets
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from surefoot.core.certificate import STRENGTH, Certificate, Claim, Kind, Number, as_number, read_claims
-from surefoot.core.rundir import SCHEMA, RunReader
-from surefoot.records.files import UnsafeFileError, write_json
-from surefoot.records.versions import versions
+from surefoot.core.certificate import STRENGTH, Certificate, Claim, Kind, read_claims
+from surefoot.core.rundir import RunReader
+from surefoot.records.files import UnsafeFileError, as_read
+from surefoot.records.numbers import Number, agree, show
 
 if TYPE_CHECKING:
     from surefoot.core.system import System
@@ -120,26 +117,14 @@ def compare(
     """
     if STRENGTH[claim.kind] > STRENGTH[supports]:
         return refute(claim, f"called {claim.kind}, but this check supports only {supports}", value)
-    if not _agree(claim.value, value, rtol, atol):
-        return refute(claim, f"the value is {_show(value)}, not {_show(claim.value)}", value)
-    if bound is not None and not _agree(claim.bound, bound, rtol, atol):
-        return refute(claim, f"the bound is {_show(bound)}, not {_show(claim.bound)}", value)
+    if not agree(claim.value, value, rtol, atol):
+        return refute(claim, f"the value is {show(value)}, not {show(claim.value)}", value)
+    if bound is not None and not agree(claim.bound, bound, rtol, atol):
+        return refute(claim, f"the bound is {show(bound)}, not {show(claim.bound)}", value)
     found = "undecided" if undecided else "holds" if claim.satisfied(value) else "fails"
     if found != claim.outcome:
-        return refute(claim, f"the outcome is {found!r}, not {claim.outcome!r}: the value is {_show(value)}", value)
+        return refute(claim, f"the outcome is {found!r}, not {claim.outcome!r}: the value is {show(value)}", value)
     return Verdict(claim.name, "confirmed", value, why)
-
-
-def _agree(said: Number, found: Number, rtol: float, atol: float) -> bool:
-    a, b = as_number(said), as_number(found)
-    if isinstance(a, Fraction) and isinstance(b, Fraction):
-        return a == b
-    a, b = float(a), float(b)
-    return math.isfinite(a) and math.isfinite(b) and abs(a - b) <= atol + rtol * max(abs(a), abs(b))
-
-
-def _show(value: Number) -> str:
-    return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
 def _judge(
@@ -181,7 +166,8 @@ def verify(
             raise NotAtHandError("the answer was not given")
         return answer
 
-    dossier = Dossier(certificate.evidence, read_problem, read_answer, full)
+    evidence = _Evidence(lambda name: as_read(name, certificate.evidence[name]))
+    dossier = Dossier(evidence, read_problem, read_answer, full)
     dossier.seed = dossier.seed if seed is None else seed
     return _judge(list(certificate.claims), checks, dossier, {})
 
@@ -217,8 +203,5 @@ def verify_run(
     dossier.seed = dossier.seed if seed is None else seed
     verdicts = _judge(claims, system.checks(), dossier, stale)
     if write:
-        write_json(reader.root / "verdict.json", {
-            "schema": SCHEMA, "versions": versions(), "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "seed": dossier.seed, "full": full, "verdicts": [dataclasses.asdict(v) for v in verdicts],
-        })  # fmt: skip
+        reader.write_verdicts([dataclasses.asdict(v) for v in verdicts], seed=dossier.seed, full=full)
     return verdicts

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from surefoot.core.random import Streams
+
+How = Literal["replacement", "epochs", "poisson", "stratified"]
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,12 @@ class Sampler:
     streams: Streams
     rows: int
     batch: int
-    how: Literal["replacement", "epochs", "poisson", "stratified"] = "epochs"
+    how: How = "epochs"
     name: str = "batch"
 
     def __post_init__(self) -> None:
+        if self.how not in get_args(How):
+            raise ValueError(f"how is {self.how!r}; expected one of {', '.join(get_args(How))}")
         if not 1 <= self.batch <= self.rows:
             raise ValueError(f"batch is {self.batch}; expected between 1 and the {self.rows} rows")
 

@@ -13,6 +13,8 @@ from typing import Any
 
 from surefoot.records.files import UnsafeFileError, sha256
 
+SYSTEM = ("dev", "proc", "sys")  # reading there may wait for ever, or do something
+
 
 @dataclass(frozen=True)
 class InputSpec:
@@ -54,6 +56,10 @@ class Inputs:
         self.device, self.dtype, self.trust = device, dtype, trust
         self.only = only  # verification: the id of the sample that was used; no other will do
         self.records: list[dict[str, Any]] = []
+
+    def give(self, more: Mapping[str, str]) -> None:
+        """Add paths or recipes by role."""
+        self._given |= more
 
     def has(self, role: str) -> bool:
         return role in self._given
@@ -111,14 +117,14 @@ def find_input(record: Mapping[str, Any], data: str | Path | None) -> str:
     Raises:
         FileNotFoundError: it is not there, or its recorded path is not a plain absolute one.
     """
-    text = str(record["path"])
+    text = str(record.get("path", ""))
     if record["origin"] == "recipe":
         return text
     path = Path(text)
+    if "\0" in text or not path.is_absolute() or {"..", ""} & {*path.parts, path.name} or path.parts[1] in SYSTEM:
+        raise FileNotFoundError(f"input {record['role']!r}: {text!r} is not a plain absolute path")
     if data is not None and (Path(data) / path.name).exists():
         return str(Path(data) / path.name)
-    if not path.is_absolute() or ".." in path.parts:
-        raise FileNotFoundError(f"input {record['role']!r}: {text!r} is not a plain absolute path")
     if not (path.is_file() or path.is_dir()):
         raise FileNotFoundError(f"input {record['role']!r}: {path} is not there; give its folder with --data")
     return text
@@ -127,12 +133,15 @@ def find_input(record: Mapping[str, Any], data: str | Path | None) -> str:
 def mismatch(recorded: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> str:
     """What is wrong with the inputs at hand, compared with the recorded ones by role, origin and hash; or ''."""
     key = ("role", "origin", "sha256")
-    found = {tuple(r.get(k) for k in key) for r in now}
+    known, found = ({tuple(r.get(k) for k in key) for r in records} for records in (recorded, now))
     for record in recorded:
         if tuple(record.get(k) for k in key) not in found:
             same = any(r["role"] == record["role"] and r["origin"] == record["origin"] for r in now)
             what = "changed since the run" if same else "is not at hand"
             return f"input {record['role']!r} ({record.get('path') or record['origin']}) {what}"
+    for record in now:
+        if tuple(record.get(k) for k in key) not in known:
+            return f"the run has not recorded an input {record['role']!r} ({record.get('path') or record['origin']})"
     return ""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import os
 import secrets
 import shutil
@@ -25,6 +26,7 @@ from surefoot.records.files import (
     UnsafeFileError,
     file_hashes,
     inside,
+    plain_files,
     read_csv,
     read_json,
     sha256,
@@ -35,8 +37,34 @@ from surefoot.records.files import (
 from surefoot.records.inputs import mismatch, salted
 from surefoot.records.versions import versions
 
+log = logging.getLogger(__name__)
 SCHEMA = 1
 UPGRADES: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}  # certificate trees of older schemas
+
+FILES = ("config.json", "inputs.json", "history.csv", "certificate.json", "verdict.json", "report.html")
+FOLDERS = ("evidence", "answer", "figures", "checkpoints", "private")
+TYPES: Mapping[str, type | tuple[type, ...]] = {
+    "options": dict, "given": dict, "versions": dict, "counts": dict, "preset": str, "status": str, "reason": str,
+    "created": str, "ended": str, "device": str, "dtype": str, "seed": (int, str, type(None)),
+}  # fmt: skip  # what a reader may rely on where config.json has the entry
+
+
+def is_run(root: Path) -> bool:
+    """Whether a folder is a run of Surefoot, by its config.json (a name that other programs use too)."""
+    try:
+        tree = read_json(root / "config.json")
+    except (OSError, UnsafeFileError):
+        return False
+    return isinstance(tree, dict) and isinstance(tree.get("card"), str) and isinstance(tree.get("schema"), int)
+
+
+def half_written(root: Path) -> list[Path]:
+    """What a killed run left behind: temporary files and folders beside the names of a run."""
+    temporary = [path for name in (*FILES, *FOLDERS) for path in root.glob(f".{name}.*")]
+    temporary += [path for name in (*FILES, *FOLDERS) for path in root.glob(f".{name}-old.*")]
+    for folder in ("checkpoints", "private", "private/checkpoints", "figures"):
+        temporary += (root / folder).glob(".*.*")
+    return temporary
 
 
 def is_writer() -> bool:
@@ -59,26 +87,29 @@ class RunDir:
         """Open a folder for a new run, or for going on with an old one.
 
         Raises:
-            FileExistsError: it exists with content and neither `resume` nor `force` was given, or `force`
+            FileExistsError: it exists with content and neither `resume` nor `force` was given, or one of them
                 was given for a folder that is not a run (nothing of it is touched).
         """
         root = Path(path)
-        is_run = (root / "config.json").is_file()
         if root.exists() and not root.is_dir():
             raise FileExistsError(f"{root} is a file; give a folder for the run")
-        if root.is_dir() and any(root.iterdir()) and not resume:
+        content = {p.name for p in root.iterdir()} if root.is_dir() else set[str]()
+        foreign = content - {*FILES, *FOLDERS, *(p.name for p in half_written(root))}
+        if resume and foreign and not is_run(root):
+            raise FileExistsError(f"{root} is not a run of Surefoot, so there is nothing to resume; give another -o")
+        if content and not resume:
             if not force:
                 raise FileExistsError(
                     f"{root} exists; use --resume to go on with it, --force to replace it, or another -o"
                 )
-            if not is_run:
+            if not is_run(root):
                 raise FileExistsError(
                     f"{root} is not a run of Surefoot, so --force will not delete it; give another -o"
                 )
             shutil.rmtree(root)
         root.mkdir(parents=True, exist_ok=True)
-        for part in root.glob(".*.*"):  # half-written files of a killed run
-            shutil.rmtree(part) if part.is_dir() else part.unlink()
+        for part in half_written(root):
+            shutil.rmtree(part) if part.is_dir() and not part.is_symlink() else part.unlink()
         return cls(root, **more)
 
     @property
@@ -149,6 +180,9 @@ class RunReader:
         self.config: dict[str, Any] = self._tree("config.json")
         if not isinstance(self.config.get("card"), str):
             raise UnsafeFileError("config.json names no card")
+        for name, kind in TYPES.items():
+            if name in self.config and not isinstance(self.config[name], kind):
+                raise UnsafeFileError(f"config.json: {name} is {str(self.config[name])[:60]!r}")
 
     def _tree(self, name: str) -> dict[str, Any]:
         tree = read_json(inside(self.root, name))
@@ -157,22 +191,37 @@ class RunReader:
         while tree["schema"] < SCHEMA and tree["schema"] in UPGRADES:
             tree = UPGRADES[tree["schema"]](tree)
         if tree["schema"] != SCHEMA:
-            writer = (tree.get("versions") or {}).get("surefoot", "another version")
+            stated = tree.get("versions")
+            writer = stated.get("surefoot", "another version") if isinstance(stated, dict) else "another version"
             raise OtherSchemaError(
                 f"{name} has schema {tree['schema']}, this version reads {SCHEMA}; use surefoot {writer} to read it"
             )
         return tree
+
+    def _rows(self, file: str, key: str, needs: Sequence[str]) -> list[dict[str, Any]]:
+        """The list of records under `key`, each with text under the names it `needs`; [] without the file."""
+        if not self.has(file):
+            return []
+        rows = self._tree(file).get(key)
+        if not isinstance(rows, list) or not all(
+            isinstance(row, dict) and all(isinstance(row.get(name), str) for name in needs) for row in rows
+        ):
+            raise UnsafeFileError(f"{file} holds no list of records with {', '.join(needs)}")
+        return rows
 
     def has(self, name: str) -> bool:
         return inside(self.root, name).exists()
 
     @property
     def answer_dir(self) -> Path:
+        """The answer's folder, once nothing in it is a link, a FIFO or a device."""
+        for _ in plain_files(self.root / "answer"):
+            pass
         return inside(self.root, "answer")
 
     @cached_property
     def inputs(self) -> list[dict[str, Any]]:
-        return list(self._tree("inputs.json")["inputs"]) if self.has("inputs.json") else []
+        return self._rows("inputs.json", "inputs", ("role", "origin", "sha256"))
 
     @cached_property
     def history(self) -> dict[str, Any]:
@@ -180,14 +229,24 @@ class RunReader:
 
     @cached_property
     def verdicts(self) -> list[dict[str, Any]]:
-        return list(self._tree("verdict.json")["verdicts"]) if self.has("verdict.json") else []
+        return self._rows("verdict.json", "verdicts", ("claim", "verdict", "why"))
 
     @cached_property
     def certificate_tree(self) -> dict[str, Any]:
         tree = self._tree("certificate.json")
-        if not isinstance(tree.get("claims"), list) or not isinstance(tree.get("files"), dict):
-            raise UnsafeFileError("certificate.json has no claims or no file hashes")
+        kinds = {"claims": list, "files": dict, "fingerprint": str}
+        if wrong := [name for name, kind in kinds.items() if not isinstance(tree.get(name), kind)]:
+            raise UnsafeFileError(f"certificate.json has no valid {', '.join(wrong)}")
         return tree
+
+    def write_verdicts(self, verdicts: Sequence[Mapping[str, Any]], **how: Any) -> None:
+        """Write verdict.json; a run that cannot be written is only warned about, since it is checked all the same."""
+        when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        tree = {"schema": SCHEMA, "versions": versions(), "when": when, **how, "verdicts": verdicts}
+        try:
+            write_json(self.root / "verdict.json", tree)
+        except OSError as error:
+            log.warning("the verdicts were not written: %s", error)
 
     def evidence(self, name: str) -> Any:
         """An evidence file's content: dict of arrays, JSON tree, or dict of columns."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
 import math
 import shlex
 from collections.abc import Mapping, Sequence
@@ -16,9 +17,12 @@ import numpy as np
 from surefoot.core.certificate import Claim, read_claims
 from surefoot.core.rundir import RunReader
 from surefoot.core.system import System
-from surefoot.records.files import write_bytes
+from surefoot.core.verify import UNUSABLE
+from surefoot.records.files import inside, write_bytes
+from surefoot.records.numbers import as_number, to_float
 from surefoot.report.style import styled
 
+log = logging.getLogger(__name__)
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -33,9 +37,7 @@ def page(template: str, **values: Any) -> str:
 def number(value: Any) -> str:
     """A claim's number for people: rationals also as a decimal, floats short."""
     if isinstance(value, str):
-        from surefoot.core.certificate import as_number
-
-        shown = float(as_number(value))
+        shown = to_float(as_number(value))
         return f"{shown:.8g}" + (
             "" if "/" not in value else f" (= {value})" if len(value) <= 24 else " (exact rational)"
         )
@@ -89,8 +91,8 @@ def draw(reader: RunReader, system: System) -> list[dict[str, str]]:
             uri, svg = svg_uri(figure.figure)
             png = io.BytesIO()
             figure.figure.savefig(png, format="png", dpi=150)
-            write_bytes(reader.root / "figures" / f"{figure.name}.svg", svg)
-            write_bytes(reader.root / "figures" / f"{figure.name}.png", png.getvalue())
+            write_bytes(inside(reader.root, f"figures/{figure.name}.svg"), svg)
+            write_bytes(inside(reader.root, f"figures/{figure.name}.png"), png.getvalue())
             shown.append(
                 {"uri": uri, "caption": figure.caption, "alt": figure.alt or figure.caption, "name": figure.name}
             )
@@ -112,17 +114,27 @@ def history_plots(histories: Mapping[str, Mapping[str, Any]], most: int = 6) -> 
         for axis, name in zip(axes, names, strict=False):
             for label, history in histories.items():
                 if name in history:
-                    axis.plot(_numbers(history, "k"), _numbers(history, name), label=label)
+                    values = _numbers(history, name)
+                    axis.plot(
+                        _numbers(history, "k") if "k" in history else np.arange(len(values)),
+                        values,
+                        label=_plain(label),
+                    )
             values = np.concatenate([_numbers(h, name) for h in histories.values() if name in h])
             values = values[np.isfinite(values)]
             if (values > 0).all() and values.max() < 1e300 and values.max() > 50 * values.min():
                 axis.set_yscale("log")
-            axis.set(title=name.replace("_", " "), xlabel="step")
+            axis.set(title=_plain(name.replace("_", " ")), xlabel="step")
         for axis in axes[len(names) :]:
             axis.set_visible(False)
         if len(histories) > 1:
             axes[0].legend()
         return svg_uri(canvas)[0]
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib shows as it is: no formulas, no hidden labels."""
+    return " " * text.startswith("_") + text.replace("$", r"\$")
 
 
 def _numbers(history: Mapping[str, Any], name: str) -> np.ndarray:
@@ -166,16 +178,25 @@ def command(config: Mapping[str, Any], system: System) -> str:
     return shlex.join(parts)
 
 
+def _told(system: System, reader: RunReader) -> tuple[str, list[dict[str, str]]]:
+    """The card's headline and figures, or why its files allow none (they may be a stranger's)."""
+    try:
+        return system.headline(reader), draw(reader, system)
+    except UNUSABLE as error:
+        log.warning("headline and figures cannot be made: %s: %s", type(error).__name__, error)
+        return f"Headline and figures cannot be made from the files of this run ({type(error).__name__}: {error}).", []
+
+
 def write_report(path: str | Path, system: System) -> Path:
     """Draw the figures and write report.html into the run; needs nothing but the run directory."""
     reader = RunReader(path)
     config = reader.config
     rows = claim_rows(reader)
     complete = reader.has("answer") and config.get("status") == "finished"
+    headline, figures = _told(system, reader) if complete else (str(config.get("reason", "")), [])
     html = page(
         "report.html", card=system.name, title=system.title, when=config.get("created", ""), status=config.get("status", ""),
-        headline=system.headline(reader) if complete else str(config.get("reason", "")), tiles=tiles(reader, rows),
-        figures=draw(reader, system) if complete else [], rows=rows, why_none=config.get("reason", ""),
+        headline=headline, tiles=tiles(reader, rows), figures=figures, rows=rows, why_none=config.get("reason", ""),
         plots=history_plots({"": reader.history}), command=command(config, system), folder=reader.root.name,
         options=config.get("options", {}), inputs=[_Blank(i) for i in reader.inputs], paper=system.paper,
         versions=config.get("versions", {}),
