@@ -79,7 +79,11 @@ def test_logit_equilibrium_is_unique_from_everywhere_and_its_bound_is_true() -> 
 
 def test_batches_equal_single_games() -> None:
     generator = np.random.default_rng(3)
-    games = [FiniteGame(generator.normal(size=(2, 3, 2))), FiniteGame(PENNIES), FiniteGame(generator.normal(size=(3, 2, 2, 4)))]
+    games = [
+        FiniteGame(generator.normal(size=(2, 3, 2))),
+        FiniteGame(PENNIES),
+        FiniteGame(generator.normal(size=(3, 2, 2, 4))),
+    ]
     for game, together in zip(games, logit_equilibria(games), strict=True):
         assert together.strategies == pytest.approx(logit_equilibria([game])[0].strategies, abs=1e-13)
         x = game.split(together.strategies)
@@ -92,7 +96,9 @@ def test_nash_decisions() -> None:
     assert decide_nash(FiniteGame(PENNIES)).outcome == "holds"
     several = decide_nash(FiniteGame(COORDINATION))
     assert (several.outcome, len(several.equilibria)) == ("fails", 7)
-    dilemma = np.array([[[[9.0, 0.0], [10.0, 1.0]]] * 2, [[[9.0, 10.0], [0.0, 1.0]]] * 2, [[[0.0, 0.0]] * 2, [[1.0, 1.0]] * 2]])
+    dilemma = np.array(
+        [[[[9.0, 0.0], [10.0, 1.0]]] * 2, [[[9.0, 10.0], [0.0, 1.0]]] * 2, [[[0.0, 0.0]] * 2, [[1.0, 1.0]] * 2]]
+    )
     third = decide_nash(FiniteGame(dilemma.transpose(0, 2, 3, 1)))
     assert third.outcome in ("holds", "undecided")
 
@@ -110,7 +116,9 @@ def test_spoiled_finite_evidence_is_refuted(payoffs: np.ndarray) -> None:
                 spoiled = spoil_tree(value, how)
                 if spoiled is None:
                     continue
-                bad = dataclasses.replace(certificate, evidence={**certificate.evidence, name: {**content, part: spoiled}})
+                bad = dataclasses.replace(
+                    certificate, evidence={**certificate.evidence, name: {**content, part: spoiled}}
+                )
                 assert any(v.verdict == "refuted" for v in verify(bad, CHECKS, game, result.answer)), (name, part, how)
     for how in SPOILS:
         spoiled = spoil_tree(result.answer, how)

@@ -7,7 +7,14 @@ import pytest
 
 from surefoot.core.solve import solve
 from surefoot.core.verify import verify
-from surefoot.games.markov import NaturalPolicyGradient, coordination_game, field, field_jacobian, local_bounds, published_bounds
+from surefoot.games.markov import (
+    NaturalPolicyGradient,
+    coordination_game,
+    field,
+    field_jacobian,
+    local_bounds,
+    published_bounds,
+)
 from surefoot.games.problem import MarkovGame
 from surefoot.games.small_gain import perron_margin, timescale_band
 from surefoot.games.verify import CHECKS
