@@ -35,7 +35,7 @@ def test_derivatives_by_differences() -> None:
     J = field_jacobian(game, theta)
     step = 1e-6
     columns = [(field(game, theta + step * e) - field(game, theta - step * e)) / (2 * step) for e in np.eye(8)]
-    assert J == pytest.approx(np.array(columns).T, abs=1e-8)
+    assert pytest.approx(np.array(columns).T, abs=1e-8) == J
 
 
 def test_small_curvature_is_kept() -> None:

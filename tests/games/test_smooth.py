@@ -153,7 +153,7 @@ def test_intervals_hold_samples_and_jets_agree_with_symbols() -> None:
     assert jet.hessian.mid[0] == pytest.approx(field.jacobian(point), abs=1e-12)
     step = 1e-6
     slopes = [(field.gradient(point + step * e) - field.gradient(point - step * e)) / (2 * step) for e in np.eye(3)]
-    assert np.array(slopes).T == pytest.approx(field.jacobian(point), abs=1e-7)
+    assert pytest.approx(field.jacobian(point), abs=1e-7) == np.array(slopes).T
 
 
 @pytest.mark.parametrize("rates", ["common", "per-player"])

@@ -116,7 +116,7 @@ def _from_arrays(path: Path) -> Any:
     if "payoffs" in arrays:
         return FiniteGame(arrays["payoffs"])
     if "transitions" in arrays:
-        numbers = {k: float(arrays[k]) for k in ("discount", "entropy_weight") if k in arrays}
+        numbers: dict[str, Any] = {k: float(arrays[k]) for k in ("discount", "entropy_weight") if k in arrays}
         missing = [k for k in ("rewards", "start") if k not in arrays]
         if missing:
             raise ValueError(f"{path.name} has transitions but no {' and no '.join(missing)}")
@@ -158,7 +158,7 @@ def _cars(options: Options, inputs: Inputs) -> Any:
     from surefoot.games.models import price_game
 
     found = packaged(**PACKAGED)
-    table = pd.read_csv(found.path, usecols=["market_ids", "firm_ids", "shares"])
+    table: Any = pd.read_csv(found.path, usecols=["market_ids", "firm_ids", "shares"])
     market = table[table["market_ids"] == 1990]
     inputs.sample(SAMPLE, sha256=found.sha256, **found.record())
     return price_game(

@@ -38,7 +38,7 @@ class Field:
         return Program(self.formulas, self.game.size)
 
     @cached_property
-    def _jacobian(self) -> tuple[Program, Array]:
+    def _jacobian(self) -> tuple[Program, Any]:
         """Distinct entries, and which of them stands at each place of J."""
         d = self.game.size
         roots: list[Expression] = []

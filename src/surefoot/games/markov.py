@@ -130,7 +130,7 @@ def local_bounds(game: MarkovGame, theta: Array) -> LocalBounds:
         basis = gauge_basis(*policy.shape)
         values, vectors = np.linalg.eigh(basis.T @ fisher(policy) @ basis)
         roots.append(basis @ (vectors / np.sqrt(values)) @ vectors.T)
-    whole = block_diag(*roots)
+    whole: Any = block_diag(*roots)
     reduced = whole.T @ J @ whole
     ends = np.cumsum([0, *(r.shape[1] for r in roots)])
     blocks = [slice(int(a), int(b)) for a, b in itertools.pairwise(ends)]
@@ -240,7 +240,7 @@ class NaturalPolicyGradient(Method[MarkovGame, NaturalState, Array]):
 
     def answer(self, problem: MarkovGame, state: NaturalState) -> Array:
         """Both policies in one row: probabilities by player, state, action."""
-        return np.concatenate([p.ravel() for p in policies(problem, state.theta)])
+        return np.asarray(np.concatenate([p.ravel() for p in policies(problem, state.theta)]), dtype=np.float64)
 
     def certify(self, problem: MarkovGame, state: NaturalState) -> Certificate:
         """Local claims at the policies found."""

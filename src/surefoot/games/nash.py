@@ -135,7 +135,7 @@ def _two_players(game: FiniteGame, active: Sequence[int], exact: bool) -> list[P
     for tight, x in mine:
         for labels, y in answers:
             if tight | labels == everything:
-                profile = [(Fraction(1),)] * game.players
+                profile: list[tuple[Fraction, ...]] = [(Fraction(1),)] * game.players
                 profile[first], profile[second] = _distribution(x), _distribution(y)
                 equilibria.add(tuple(profile))
     return sorted(equilibria, reverse=True)
