@@ -65,7 +65,7 @@ def test_sampler_is_a_function_of_the_step(how: str) -> None:
     forward = [sampler.indices(k) for k in range(25)]
     for k in reversed(range(25)):
         assert np.array_equal(Sampler(Streams(1), rows=103, batch=10, how=how).indices(k), forward[k])  # type: ignore[arg-type]
-    assert all(((0 <= rows) & (rows < 103)).all() for rows in forward)
+    assert all(((rows >= 0) & (rows < 103)).all() for rows in forward)
 
 
 def test_epochs_cover_every_row_once_and_differ() -> None:
@@ -94,7 +94,9 @@ def test_stratified_takes_one_row_a_block() -> None:
         assert np.array_equal(sampler.indices(k) // 10, np.arange(10))
 
 
-@pytest.mark.parametrize(("more", "match"), [({"batch": 0}, "batch"), ({"batch": 9}, "batch"), ({"how": "other"}, "how")])
+@pytest.mark.parametrize(
+    ("more", "match"), [({"batch": 0}, "batch"), ({"batch": 9}, "batch"), ({"how": "other"}, "how")]
+)
 def test_samplers_refuse(more: dict[str, object], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         Sampler(Streams(1), **{"rows": 8, "batch": 2, **more})  # type: ignore[arg-type]

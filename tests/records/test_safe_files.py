@@ -69,7 +69,14 @@ def test_a_failed_write_leaves_no_trace(tmp_path: Path) -> None:
 
 
 def test_json_is_strict_and_keeps_what_json_lacks_as_text(tmp_path: Path) -> None:
-    tree = {"a": float("nan"), "b": [np.float32(1.5), np.int8(3)], "c": np.array(2.0), "d": {3, 1}, "e": float("-inf"), 7: ()}
+    tree = {
+        "a": float("nan"),
+        "b": [np.float32(1.5), np.int8(3)],
+        "c": np.array(2.0),
+        "d": {3, 1},
+        "e": float("-inf"),
+        7: (),
+    }
     write_json(tmp_path / "a.json", tree)
     assert "NaN" not in (tmp_path / "a.json").read_text()
     assert read_json(tmp_path / "a.json") == {"a": "nan", "b": [1.5, 3], "c": 2.0, "d": [1, 3], "e": "-inf", "7": []}
@@ -103,7 +110,11 @@ def test_csv_keeps_text(cells: list[str]) -> None:
 
 
 def test_csv_on_disk_equals_csv_in_process(tmp_path: Path) -> None:
-    columns = {"x": np.array([0.1, 1e-300], dtype=np.float64), "f": [np.float32(0.1), np.float32(2)], "t": ["a\nb", 'q"']}
+    columns = {
+        "x": np.array([0.1, 1e-300], dtype=np.float64),
+        "f": [np.float32(0.1), np.float32(2)],
+        "t": ["a\nb", 'q"'],
+    }
     write_csv(tmp_path / "a.csv", columns)
     disk, process = read_csv(tmp_path / "a.csv"), as_read("a.csv", columns)
     assert all(np.array_equal(disk[name], process[name]) for name in columns)
@@ -121,7 +132,11 @@ def test_bad_csv_is_refused(tmp_path: Path, data: bytes) -> None:
 
 @pytest.mark.parametrize("dtype", ["bool", "i1", "<i8", "u2", "u8", "f2", ">f4", "f8", "c8", "c16", "U5"])
 def test_npz_round_trip(tmp_path: Path, dtype: str) -> None:
-    arrays = {"a": np.arange(6).reshape(2, 3).astype(dtype), "zero": np.array(1).astype(dtype), "none": np.empty((0, 4), dtype)}
+    arrays = {
+        "a": np.arange(6).reshape(2, 3).astype(dtype),
+        "zero": np.array(1).astype(dtype),
+        "none": np.empty((0, 4), dtype),
+    }
     arrays |= {"file": np.asfortranarray(arrays["a"])}
     write_npz(tmp_path / "a.npz", arrays)
     for back in (read_npz(tmp_path / "a.npz"), as_read("a.npz", arrays), dict(np.load(tmp_path / "a.npz"))):

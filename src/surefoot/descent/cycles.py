@@ -165,7 +165,7 @@ def _frequencies(period: int) -> Array:
     return 2 * np.pi * np.arange(1, period // 2 + 1) / period
 
 
-def _steady_states(method: FixedStep, period: int) -> npt.NDArray[np.complex128] | None:
+def _steady_states(method: FixedStep, period: int) -> Any:
     """Complex steady states (frequencies, n) for the input e^{i omega k}; None at a resonance of A."""
     A, B, _ = method.arrays()
     turned = np.exp(1j * _frequencies(period))[:, None, None] * np.eye(method.order) - A
@@ -176,13 +176,13 @@ def _steady_states(method: FixedStep, period: int) -> npt.NDArray[np.complex128]
 
 def _circulant_weights(method: FixedStep, period: int) -> tuple[Array, float] | None:
     """Weights of harmonics, squared constant offset and common value with the largest common slack."""
-    steady = _steady_states(method, period)
+    steady: Any = _steady_states(method, period)
     if steady is None:
         return None
     m = float(method.m)
     transfer = steady @ method.arrays()[2]
     lags = np.arange(period)
-    turn = np.exp(1j * np.outer(lags, _frequencies(period)))
+    turn: Any = np.exp(1j * np.outer(lags, _frequencies(period)))
     # Rows over lag d = i - j: inner products of the two points at that lag, one column a harmonic.
     uu, yy = turn.real, np.abs(transfer) ** 2 * turn.real
     y_late_u = (transfer * turn).real
@@ -228,7 +228,7 @@ def _exact_cycle(method: FixedStep, period: int, weights: Array, value: float) -
     for weight, omega, state in zip(weights[:-1], _frequencies(period), steady, strict=True):
         if weight < 1e-9 * float(weights.max()):
             continue
-        turn = np.exp(1j * omega * steps) * math.sqrt(weight)
+        turn: Any = np.exp(1j * omega * steps) * math.sqrt(weight)
         coordinates.append((state.real * math.sqrt(weight), turn.real))
         if 2 * omega < 2 * np.pi * (1 - 1e-9):
             coordinates.append((state.imag * math.sqrt(weight), turn.imag))

@@ -54,7 +54,7 @@ def headline_of(reader: RunReader, answer: Mapping[str, Any]) -> str:
         else:
             parts.append(f"{_label(name)} is undecided")
     gaps = [claim.value for name, claim in claims.items() if name.startswith("gap-")]
-    tail = f" The best run is within {min(map(float, gaps)):.1e} of the minimum." if gaps else ""
+    tail = f" The best run is within {min(float(gap or 0) for gap in gaps):.1e} of the minimum." if gaps else ""
     return "; ".join(parts) + "." + tail
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ def sample_table() -> tuple[Array, Array, tuple[str, ...]]:
     """Breast cancer Wisconsin from scikit-learn: features (569, 30), classes in {-1, 1}, names."""
     from sklearn.datasets import load_breast_cancer
 
-    bunch = load_breast_cancer()
+    bunch: Any = load_breast_cancer()
     return np.asarray(bunch.data), 2.0 * np.asarray(bunch.target) - 1.0, tuple(map(str, bunch.feature_names))
 
 
@@ -72,7 +73,7 @@ def _read_csv(path: Path, target: str) -> tuple[Array, npt.NDArray[np.object_], 
     chosen = target or str(frame.columns[-1])
     if chosen not in frame.columns:
         raise ValueError(f"{path.name} has no column {chosen!r}; it has {', '.join(map(str, frame.columns[:8]))}")
-    if frame[chosen].isna().any():
+    if bool(np.any(frame[chosen].isna())):
         raise ValueError(f"class column {chosen!r} of {path.name} has empty cells; fill or drop those rows")
     features = frame.drop(columns=[chosen])
     for name in features.columns:
@@ -95,10 +96,11 @@ def _read_svmlight(path: Path) -> tuple[Array, Array, tuple[str, ...]]:
     from sklearn.datasets import load_svmlight_file
 
     try:
-        sparse, labels = load_svmlight_file(str(path))
+        loaded: Any = load_svmlight_file(str(path))
+        sparse, labels = loaded[0], loaded[1]
     except ValueError as error:
         raise ValueError(f"{path.name} is neither CSV (by its name) nor svmlight: {error}") from error
-    _check_size(*sparse.shape, path)
+    _check_size(sparse.shape[0], sparse.shape[1], path)
     features = sparse.toarray()
     used = np.flatnonzero(np.ptp(features, axis=0) > 0)
     return features[:, used], labels, tuple(f"feature {i + 1}" for i in used)

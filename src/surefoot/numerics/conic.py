@@ -23,6 +23,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+_clarabel: Any = clarabel  # the compiled module carries no types
+
 ConeName = Literal["zero", "nonnegative", "second_order", "semidefinite"]
 Cone = tuple[ConeName, int]
 Array = npt.NDArray[np.float64]
@@ -130,17 +132,17 @@ def distance_outside(vector: Array, cones: Sequence[Cone], *, dual: bool = False
 def _clarabel_cone(cone: Cone) -> Any:
     name, size = cone
     kinds: dict[str, Any] = {
-        "zero": clarabel.ZeroConeT,
-        "nonnegative": clarabel.NonnegativeConeT,
-        "second_order": clarabel.SecondOrderConeT,
-        "semidefinite": clarabel.PSDTriangleConeT,
+        "zero": _clarabel.ZeroConeT,
+        "nonnegative": _clarabel.NonnegativeConeT,
+        "second_order": _clarabel.SecondOrderConeT,
+        "semidefinite": _clarabel.PSDTriangleConeT,
     }
     return kinds[name](size)
 
 
 @cache
 def _settings(tolerance: float, max_iterations: int) -> Any:
-    settings: Any = clarabel.DefaultSettings()
+    settings: Any = _clarabel.DefaultSettings()
     settings.verbose = False
     settings.max_iter = max_iterations
     settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = tolerance
@@ -187,7 +189,7 @@ def solve_conic(
         raise ValueError("expected finite data in q, A and b")
     curvature: Any = sparse.csc_matrix((size, size)) if P is None else sparse.csc_matrix(P)
     upper: Any = curvature if P is None else sparse.triu(curvature, format="csc")
-    solver: Any = clarabel.DefaultSolver(
+    solver: Any = _clarabel.DefaultSolver(
         upper, q, matrix, b, [_clarabel_cone(cone) for cone in cones], _settings(tolerance, max_iterations)
     )
     raw: Any = solver.solve()
@@ -240,10 +242,5 @@ def quadratic_program(
     G, h = upper if upper is not None else (np.zeros((0, size)), np.zeros(0))
     cones: list[Cone] = [("zero", len(f)), ("nonnegative", len(h))]
     return solve_conic(
-        q,
-        np.vstack([E, G]),
-        np.concatenate([f, h]),
-        [cone for cone in cones if cone[1]],
-        P=P,
-        tolerance=tolerance,
+        q, np.vstack([E, G]), np.concatenate([f, h]), [cone for cone in cones if cone[1]], P=P, tolerance=tolerance
     )
