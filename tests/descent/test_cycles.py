@@ -23,9 +23,7 @@ from surefoot.descent import (
 )
 
 
-@pytest.mark.parametrize(
-    ("period", "threshold"), [(3, 9 + 4 * math.sqrt(5)), (4, 25.2741), (5, 43.8657), (6, 76.2706)]
-)
+@pytest.mark.parametrize(("period", "threshold"), [(3, 9 + 4 * math.sqrt(5)), (4, 25.2741), (5, 43.8657), (6, 76.2706)])
 def test_thresholds_of_heavy_ball(period: int, threshold: float) -> None:
     assert heavy_ball_threshold(period) == pytest.approx(threshold, abs=1e-4)
     assert heavy_ball_cycle_slack(threshold - 0.01, period) < 0 < heavy_ball_cycle_slack(threshold + 0.01, period)

@@ -6,13 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from surefoot.numerics.conic import (
-    distance_outside,
-    pack_symmetric,
-    quadratic_program,
-    solve_conic,
-    unpack_symmetric,
-)
+from surefoot.numerics.conic import distance_outside, pack_symmetric, quadratic_program, solve_conic, unpack_symmetric
 
 
 def test_packing_keeps_inner_products_and_comes_back(rng_seed: int = 0) -> None:

@@ -5,13 +5,7 @@ from surefoot._lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
-        "acceleration": [
-            "GradientDescent",
-            "HeavyBall",
-            "Nesterov",
-            "RobustMomentum",
-            "TripleMomentum",
-        ],
+        "acceleration": ["GradientDescent", "HeavyBall", "Nesterov", "RobustMomentum", "TripleMomentum"],
         "cycles": ["Cycle", "find_cycle", "heavy_ball_cycle_slack", "heavy_ball_threshold"],
         "flows": ["Trajectory", "discretisation_error", "immersed_flow", "integrate_flow"],
         "interpolation": ["HeavyBallTrap", "InterpolatingFunction"],

@@ -240,10 +240,5 @@ def quadratic_program(
     G, h = upper if upper is not None else (np.zeros((0, size)), np.zeros(0))
     cones: list[Cone] = [("zero", len(f)), ("nonnegative", len(h))]
     return solve_conic(
-        q,
-        np.vstack([E, G]),
-        np.concatenate([f, h]),
-        [cone for cone in cones if cone[1]],
-        P=P,
-        tolerance=tolerance,
+        q, np.vstack([E, G]), np.concatenate([f, h]), [cone for cone in cones if cone[1]], P=P, tolerance=tolerance
     )
