@@ -15,7 +15,11 @@ SINGLE = ("catalog", "testing")
 
 def public(path: Path) -> bool:
     """Whether a module's page belongs into the reference: it has a docstring and a public name."""
-    return not path.name.startswith("_") and path.name not in ("card.py",) and ast.get_docstring(ast.parse(path.read_text())) is not None
+    return (
+        not path.name.startswith("_")
+        and path.name not in ("card.py",)
+        and ast.get_docstring(ast.parse(path.read_text())) is not None
+    )
 
 
 def reference_page(package: str) -> str:
@@ -36,7 +40,9 @@ def cards_page() -> str:
         if name not in catalog.BUILT_IN:
             continue
         extras = ", ".join(f"`{e}`" for e in card.extras) or "none"
-        rows.append(f"| [`{name}`]({name}.md) | {card.title} | [{card.paper.authors[0]} et al. {card.paper.year}]({card.paper.url}) | {card.sample.title} | {extras} |")
+        rows.append(
+            f"| [`{name}`]({name}.md) | {card.title} | [{card.paper.authors[0]} et al. {card.paper.year}]({card.paper.url}) | {card.sample.title} | {extras} |"
+        )
     return "\n".join(rows) + "\n"
 
 

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 GROUP = "surefoot.systems"
-BUILT_IN: Mapping[str, str] = {"acceleration": "surefoot.descent.card:CARD", "colide": "surefoot.causal.card:CARD"}
+BUILT_IN: Mapping[str, str] = {
+    "acceleration": "surefoot.descent.card:CARD",
+    "colide": "surefoot.causal.card:CARD",
+    "small-gain-nash": "surefoot.games.card:CARD",
+}
 
 
 class UnknownCardError(LookupError):

@@ -134,9 +134,9 @@ def test_reading_the_sample_does_not_import_its_package() -> None:
 def test_the_paper_preset_breaks_cycles_as_published() -> None:
     from surefoot.causal.card import method
 
-    assert method(CARD.preset("paper"), 11).repair == "ascending"
-    assert method(CARD.preset(), 11).repair == "cycles"
-    assert method(CARD.preset(), 11) == replace(method(CARD.preset("paper"), 11), repair="cycles")
+    assert method(CARD.preset("paper")).repair == "ascending"
+    assert method(CARD.preset()).repair == "cycles"
+    assert method(CARD.preset()) == replace(method(CARD.preset("paper")), repair="cycles")
 
 
 @pytest.mark.parametrize("order", [4, 70])

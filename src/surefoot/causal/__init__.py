@@ -14,12 +14,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "bootstrap": ["EdgeStability", "edge_stability"],
         "batch": ["fit_batch"],
         "export": ["read_dag", "to_networkx", "to_pgmpy", "write_dag"],
-        "metrics": [
-            "count_edges",
-            "cpdag_distance",
-            "structural_hamming_distance",
-            "structural_intervention_distance",
-        ],
+        "metrics": ["count_edges", "cpdag_distance", "structural_hamming_distance", "structural_intervention_distance"],
         "simulate": [
             "equal_variance_model",
             "random_dag",

@@ -160,8 +160,8 @@ def _generated(inputs: Inputs, note: str) -> tuple[tuple[str, ...], Any, Any]:
     return tuple(f"x{j}" for j in range(20)), model.values, model.weights != 0.0
 
 
-def method(options: Options, variables: int) -> ConcomitantPath:
-    """The method that the options describe; its block takes some hundredths of a second."""
+def method(options: Options) -> ConcomitantPath:
+    """The method that the options describe."""
     from surefoot.causal.path import ConcomitantPath
 
     return ConcomitantPath(
@@ -176,7 +176,6 @@ def method(options: Options, variables: int) -> ConcomitantPath:
         threshold=options.threshold,
         repair="ascending" if options.compat == "paper" else "cycles",
         refine=options.refine,
-        block=max(10, min(1000, 20_000 // variables)),
     )
 
 
@@ -184,7 +183,7 @@ def run(options: Options, problem: Table, run: RunDir | None) -> Result[Dag]:
     """One path."""
     from surefoot.core.solve import solve
 
-    return solve(problem, method(options, problem.order), run=run)
+    return solve(problem, method(options), run=run)
 
 
 def write_answer(answer: Dag, problem: Table, folder: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from surefoot.causal.export import read_dag
+from surefoot.causal.layout import layout
 from surefoot.causal.metrics import count_edges, structural_hamming_distance
 from surefoot.causal.problem import Dag
 from surefoot.core.system import Figure
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 RIGHT, TURNED, EXTRA, MISSING, PLAIN = "#3f8f5f", "#b8860b", "#d1603d", "#9aa4ad", "#1f5f8b"
+PER_LAYER = 1.7
+"""Inches from layer to layer."""
+
 MOST_DRAWN = 60
 """Graphs with more variables are shown as a matrix."""
 
@@ -76,65 +81,28 @@ def _deviations(reader: RunReader) -> Array:
     return np.sqrt(np.diag(reader.evidence("covariance.npz")["covariance"]))
 
 
-def layers(dag: Dag, extra: Array | None = None) -> list[list[int]]:
-    """Variables by depth: a node's layer is one more than its deepest parent's."""
-    depth = np.zeros(len(dag.names), dtype=int)
-    for node in dag.order:
-        parents = np.flatnonzero(dag.adjacency[:, node])
-        depth[node] = 1 + depth[parents].max() if len(parents) else 0
-    return [[node for node in dag.order if depth[node] == level] for level in range(int(depth.max()) + 1)]
-
-
-def positions(dag: Dag) -> Array:
-    """(d, 2) places: layers from left to right, within a layer near the mean height of the parents."""
-    rows = layers(dag)
-    place = np.zeros((len(dag.names), 2))
-    tallest = max(map(len, rows))
-    for level, nodes in enumerate(rows):
-
-        def height(node: int) -> float:
-            parents = np.flatnonzero(dag.adjacency[:, node])
-            return float(place[parents, 1].mean()) if len(parents) else 0.0
-
-        ordered = sorted(nodes, key=height) if level else nodes
-        spread = (
-            np.linspace(-1.0, 1.0, len(ordered)) * (0.25 + 0.75 * len(ordered) / tallest) if len(ordered) > 1 else [0.0]
-        )
-        for k, node in enumerate(ordered):
-            # a small tilt keeps edges that skip a layer from hiding behind the nodes between
-            place[node] = (level + 0.12 * (-1) ** k, spread[k] + 0.07 * (-1) ** level)
-    return place
-
-
 def _graph(dag: Dag, truth: Array | None, deviations: Array) -> Any:
     from matplotlib.figure import Figure as Canvas
     from matplotlib.lines import Line2D
 
-    place = positions(dag)
-    width = min(16.0, 2.2 + 1.5 * (place[:, 0].max() + 1))
-    canvas = Canvas(figsize=(max(7.0, width), max(4.2, 0.55 * max(map(len, layers(dag))) + 2.2)))
+    plan = layout(dag)
+    points = np.vstack([plan.places, *plan.routes.values()])
+    low, high = points.min(axis=0), points.max(axis=0)
+    span = high - low
+    canvas = Canvas(figsize=(min(18.0, 1.6 + PER_LAYER * (span[0] + 0.6)), min(14.0, max(3.6, 0.62 * (span[1] + 2.0)))))
     axis = canvas.subplots()
     axis.axis("off")
+    half = [(0.04 * len(name) + 0.1) / PER_LAYER for name in dag.names]  # half the box of a name, in layers
     strength = np.abs(dag.adjacency) * deviations[:, None] / deviations[None, :]
     strongest = float(strength.max()) or 1.0
-    for i, j in np.argwhere(dag.adjacency):
-        colour = PLAIN
-        if truth is not None:
-            colour = RIGHT if truth[i, j] else TURNED if truth[j, i] else EXTRA
-        _arrow(axis, place[i], place[j], colour, 1.0 + 2.5 * float(strength[i, j]) / strongest, "-")
+    for (i, j), route in plan.routes.items():
+        colour = PLAIN if truth is None else RIGHT if truth[i, j] else TURNED if truth[j, i] else EXTRA
+        start, end = plan.places[i] + [half[i], 0.0], plan.places[j] - [half[j] + 0.02, 0.0]
+        _route(axis, np.vstack([start, route, end]), colour, 1.0 + 2.5 * float(strength[i, j]) / strongest)
     if truth is not None:
         found = dag.adjacency != 0
         for i, j in np.argwhere((truth != 0) & ~found & ~found.T):
-            _arrow(axis, place[i], place[j], MISSING, 1.0, (0, (4, 3)))
-    for j, name in enumerate(dag.names):
-        axis.text(
-            float(place[j, 0]), float(place[j, 1]), name, ha="center", va="center", fontsize=9, zorder=3,
-            bbox={"boxstyle": "round,pad=0.35", "facecolor": "white", "edgecolor": "#4a545e"},
-        )  # fmt: skip
-    margin = np.array([0.5, 0.25])
-    low, high = place.min(axis=0) - margin, place.max(axis=0) + margin
-    axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
-    if truth is not None:
+            _arc(axis, plan.places[i], plan.places[j])
         entries: Any = (
             ("right", RIGHT, "-"),
             ("reversed", TURNED, "-"),
@@ -142,19 +110,59 @@ def _graph(dag: Dag, truth: Array | None, deviations: Array) -> Any:
             ("missing", MISSING, "--"),
         )
         handles = [Line2D([], [], color=c, linestyle=s, linewidth=2, label=label) for label, c, s in entries]
-        axis.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=4)
+        axis.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=4)
+    for j, name in enumerate(dag.names):
+        box = {"boxstyle": "round,pad=0.35", "facecolor": "white", "edgecolor": "#4a545e"}
+        axis.text(
+            float(plan.places[j, 0]),
+            float(plan.places[j, 1]),
+            name,
+            ha="center",
+            va="center",
+            fontsize=9,
+            zorder=4,
+            bbox=box,
+        )
+    axis.set(xlim=(low[0] - 0.5, high[0] + 0.5), ylim=(low[1] - 1.0, high[1] + 1.0))
     return canvas
 
 
-def _arrow(axis: Any, start: Array, end: Array, colour: str, width: float, style: Any) -> None:
-    bend = 0.08 if abs(end[0] - start[0]) < 1.5 else 0.18
-    axis.annotate(
-        "", xy=end, xytext=start, zorder=2,
-        arrowprops={
-            "arrowstyle": "-|>", "color": colour, "linewidth": width, "linestyle": style, "shrinkA": 14, "shrinkB": 16,
-            "mutation_scale": 12, "connectionstyle": f"arc3,rad={bend}",
-        },
-    )  # fmt: skip
+def _route(axis: Any, points: Array, colour: str, width: float) -> None:
+    """A curve through points from left to right, level at each of them, with a head at its end."""
+    from matplotlib.patches import FancyArrowPatch
+    from matplotlib.path import Path
+
+    corners, codes = [points[0]], [Path.MOVETO]
+    for start, end in pairwise(points):
+        reach = np.array([(end[0] - start[0]) / 2, 0.0])
+        corners += [start + reach, end - reach, end]
+        codes += [Path.CURVE4] * 3
+    axis.add_patch(
+        FancyArrowPatch(
+            path=Path(corners, codes),
+            arrowstyle="-|>",
+            mutation_scale=12,
+            color=colour,
+            linewidth=width,
+            fill=False,
+            zorder=2,
+        )
+    )
+
+
+def _arc(axis: Any, start: Array, end: Array) -> None:
+    """A dashed arrow of an edge that was not found, whichever way it runs."""
+    arrow = {
+        "arrowstyle": "-|>",
+        "color": MISSING,
+        "linewidth": 1.0,
+        "linestyle": (0, (4, 3)),
+        "shrinkA": 14,
+        "shrinkB": 16,
+        "mutation_scale": 11,
+        "connectionstyle": "arc3,rad=0.18",
+    }
+    axis.annotate("", xy=end, xytext=start, zorder=1, arrowprops=arrow)
 
 
 def _matrix(dag: Dag) -> Any:

@@ -39,7 +39,6 @@ class BlockInverse:
         self.order = order
         self.is_leaf = order <= leaf
         if self.is_leaf:
-            self._buffer = np.empty((order, order), order="F")
             self._lwork = int(LAPACK.dgetri_lwork(order)[0])
             return
         first = (order + 1) // 2
@@ -53,7 +52,10 @@ class BlockInverse:
         self._correction = np.empty((first, first))
 
     def __call__(self, matrix: Array, out: Array) -> bool:
-        """Write the inverse of `matrix` (any strides) into `out`; False if a leaf was exactly singular."""
+        """Write the inverse of `matrix` (any strides) into `out`; False if a leaf was exactly singular.
+
+        The contents of `matrix` may be lost.
+        """
         if self.is_leaf:
             return self._lapack(matrix, out)
         split = self._first
@@ -77,9 +79,8 @@ class BlockInverse:
         return True
 
     def _lapack(self, matrix: Array, out: Array) -> bool:
-        buffer = self._buffer
-        np.copyto(buffer, matrix)
-        factors, pivots, info = LAPACK.dgetrf(buffer, overwrite_a=1)
+        # f2py copies what is not in Fortran order; what is, is factorised in place
+        factors, pivots, info = LAPACK.dgetrf(matrix, overwrite_a=1)
         if info != 0:
             return False
         inverse, info = LAPACK.dgetri(factors, pivots, lwork=self._lwork, overwrite_lu=1)

@@ -65,7 +65,7 @@ class ConcomitantPath(Method[Table, PathState, Dag]):
         repair: how cycles left after the threshold are broken: "cycles" deletes the weakest edge on a cycle, "ascending" the
             weakest edge of all, as published.
         refine: "order" replaces the order by the greedy equal-variance one where that has the smaller excess, and fits again.
-        block: iterations in one step of the method; it does not change the result.
+        block: iterations in one step of the method (None: some hundredths of a second's worth); it does not change the result.
     """
 
     variance: Variance = "unequal"
@@ -82,7 +82,7 @@ class ConcomitantPath(Method[Table, PathState, Dag]):
     threshold: float = 0.3
     repair: Repair = "cycles"
     refine: Refine = "none"
-    block: int = 200
+    block: int | None = None
     horizon: int | None = None
     private: bool = False
 
@@ -110,7 +110,7 @@ class ConcomitantPath(Method[Table, PathState, Dag]):
                 raise ValueError(f"{name} is {value}; expected a finite number > 0")
         for name in ("warm_steps", "last_steps", "checkpoint", "block"):
             value = getattr(self, name)
-            if value < 1:
+            if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; expected a whole number >= 1")
         if self.refine == "order" and self.variance != "equal":
             raise ValueError(
@@ -140,7 +140,8 @@ class ConcomitantPath(Method[Table, PathState, Dag]):
         if state.loop is None:
             state.loop = self._loop(problem)
         before = state.position.step
-        room = min(state.room(self.block), self._stage(state).steps)
+        block = self.block or max(10, min(1000, 20_000 // problem.order))
+        room = min(state.room(block), self._stage(state).steps)
         event = state.loop.advance(state.position, self._stage(state), room)
         done = state.position.step - before
         state.k += done

@@ -182,7 +182,7 @@ def read_csv(path: Path) -> dict[str, np.ndarray]:
 
 def _csv_columns(lines: Iterable[str], name: str) -> dict[str, np.ndarray]:
     rows = list(csv.reader(lines, strict=True))
-    if not rows or any(len(row) != len(rows[0]) for row in rows):
+    if not rows or any(len(row) != len(rows[0]) for row in rows) or (len(rows) > 1 and not rows[0]):
         raise UnsafeFileError(f"{name} is not a rectangular CSV with a header")
     if len(set(rows[0])) != len(rows[0]):
         raise UnsafeFileError(f"{name} has two columns of one name")

@@ -1,0 +1,387 @@
+"""Lyapunov functions of fixed-step methods by small semidefinite programs, in well-scaled coordinates.
+
+For a rate rho and memory l, search a symmetric P, a vector p and multipliers lam, mu >= 0 with
+
+    V_k = X_k' P X_k + p'(h_{k-l}, ..., h_k),   X_k = (xi_{k-l}, g_{k-l}, ..., g_k),
+    V_{k+1} - rho^2 V_k + sum lam_ij q_ij <= 0   on the points k-l, ..., k+1, *,
+    |xi_k|^2 - V_k + sum mu_ij q_ij <= 0         on the points k-l, ..., k, *,
+
+where q_ij >= 0 is the interpolation inequality of F_{m,L}. Both left sides are quadratic forms in
+w = (xi_{k-l}, g_{k-l}, ..., g_{k+1}) with no part in the function values. The whole window is written in the
+oldest state and the gradients since, so no relation between old points is lost for any memory.
+
+Scaling. With L = 1 and the convex part split off, g = (grad f - m y) / (1 - m), h = (f - m y^2 / 2) / (1 -
+m):
+
+    q_ij = h_i - h_j - g_j (y_i - y_j) - (g_i - g_j)^2 / 2,
+
+free of m and L. The state is written in s_i proportional to C (A - I)^i xi, the output and its differences,
+which does not depend on the coordinates the method is given in; s_0 carries the factor sqrt(m), because the
+distance to the minimiser is 1 / sqrt(m) long where gradients have length 1. In these units the programs stay
+well conditioned up to condition numbers of 10^6; in plain ones they fail from 10^2 on.
+
+References:
+    Taylor, Van Scoy, Lessard, Lyapunov functions for first-order methods, ICML 2018.
+    Taylor, Hendrickx, Glineur, Smooth strongly convex interpolation, Math. Program. 2017.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from surefoot.descent.problem import FixedStep
+from surefoot.numerics.conic import Cone, ConicSolution, pack_symmetric, solve_conic, unpack_symmetric
+
+Array = npt.NDArray[np.float64]
+
+__all__ = ["LyapunovPoint", "LyapunovProgram", "Obstruction", "quadratic_rate"]
+
+# Each multiplier must exceed its share of the margin, so that rounding to rationals keeps all signs.
+MULTIPLIER_SHARE = 0.1
+
+
+def quadratic_rate(method: FixedStep, *, samples: int = 200) -> float:
+    """Largest spectral radius of A + c B C over curvatures c in [m, L]: the rate on quadratics.
+
+    Always a lower bound on the rate over F_{m,L}. The grid is uniform and geometric and holds both ends.
+    """
+    A, B, C = method.scaled().arrays()
+    m = float(method.m / method.L)
+    grid = np.concatenate([np.geomspace(m, 1.0, samples), np.linspace(m, 1.0, samples)])
+    closed_loops = A + grid[:, None, None] * np.outer(B, C)
+    return float(np.abs(np.linalg.eigvals(closed_loops)).max())
+
+
+@dataclass(frozen=True)
+class LyapunovPoint:
+    """A candidate at one rate: margin and, in scaled coordinates, P, p, lam, mu.
+
+    ``margin > 0``: strictly feasible, a Lyapunov function exists; ``margin < 0``: none exists.
+    """
+
+    rho: float
+    margin: float
+    P: Array
+    p: Array
+    lam: Array
+    mu: Array
+
+
+@dataclass(frozen=True)
+class Obstruction:
+    """A candidate proof that no Lyapunov function exists at one rate, in scaled coordinates.
+
+    Z (N, N) are second moments of w and h (l + 2,) mean values such that all interpolation inequalities hold
+    while the moments of X grow: ``W = X_+ Z X_+' - rho^2 X Z X'`` is itself a moment matrix of a window.
+    """
+
+    rho: float
+    margin: float
+    Z: Array
+    h: Array
+
+
+class LyapunovProgram:
+    """The semidefinite programs of one method and memory, assembled once and solved at many rates.
+
+    Args:
+        method: the method; it is rescaled to L = 1 here.
+        memory: number l >= 0 of past gradients and values in the Lyapunov function.
+    """
+
+    def __init__(self, method: FixedStep, memory: int = 0) -> None:
+        if memory < 0 or memory > 6:
+            raise ValueError(f"memory must be 0 to 6, got {memory}")
+        self.method = method.scaled()
+        self.memory = memory
+        self.order = method.order
+        self.window = self.order + memory + 2
+        self.coordinates = _state_coordinates(self.method)
+        self.state_rows, self.output_rows = self._trajectory()
+        self.decrease_pairs = _pairs(memory + 2)
+        self.positivity_pairs = _pairs(memory + 1)
+        self._assemble()
+
+    def _trajectory(self) -> tuple[list[Array], Array]:
+        """Scaled states (n, N) and outputs (l + 2, N) of the window, as rows over w."""
+        A, B, C = self.method.arrays()
+        m = float(self.method.m)
+        to_scaled = self.coordinates
+        from_scaled = np.linalg.inv(to_scaled)
+        step = to_scaled @ (A + m * np.outer(B, C)) @ from_scaled
+        push = to_scaled @ B * (1 - m)
+        look = C @ from_scaled
+        gradients = np.eye(self.window)[self.order :]
+        states = [np.eye(self.window)[: self.order]]
+        for gradient in gradients:
+            states.append(step @ states[-1] + np.outer(push, gradient))
+        return states, np.array([look @ state for state in states[:-1]])
+
+    def _interpolation(self, pairs: list[tuple[int, int]]) -> tuple[Array, Array]:
+        """Matrices (pairs, N, N) and value coefficients (pairs, l + 2) of q_ij; the last index is *."""
+        points = self.memory + 2
+        outputs = np.vstack([self.output_rows, np.zeros(self.window)])
+        gradients = np.vstack([np.eye(self.window)[self.order :], np.zeros(self.window)])
+        values = np.vstack([np.eye(points), np.zeros(points)])
+        first, second = np.array(pairs).T
+        apart = outputs[first] - outputs[second]
+        change = gradients[first] - gradients[second]
+        cross = np.einsum("ka,kb->kab", gradients[second], apart)
+        matrices = -(cross + cross.transpose(0, 2, 1)) / 2 - np.einsum("ka,kb->kab", change, change) / 2
+        return matrices, values[first] - values[second]
+
+    def _assemble(self) -> None:
+        """Coefficients of all unknowns (P, p, lam, mu) in both inequalities and in the value equations."""
+        window, points = self.window, self.memory + 2
+        inner = window - 1
+        now = np.eye(window)[:inner]
+        then = np.vstack([self.state_rows[1], np.eye(window)[self.order + 1 :]])
+        basis = np.array([unpack_symmetric(row) for row in np.eye(inner * (inner + 1) // 2)])
+        lam_matrices, lam_values = self._interpolation(self.decrease_pairs)
+        outer_pairs = [tuple(points if i == points - 1 else i for i in pair) for pair in self.positivity_pairs]
+        mu_matrices, mu_values = self._interpolation([(i, j) for i, j in outer_pairs])
+        self.P_now = np.einsum("ai,kab,bj->kij", now, basis, now)
+        self.P_then = np.einsum("ai,kab,bj->kij", then, basis, then)
+        self.lam_matrices, self.mu_matrices = lam_matrices, mu_matrices[:, :inner, :inner]
+        self.lam_values, self.mu_values = lam_values, mu_values[:, : points - 1]
+        self.sizes = (len(basis), points - 1, len(lam_matrices), len(mu_matrices))
+        self.then = then
+        self._assemble_margin()
+        self._assemble_obstruction()
+
+    def _assemble_margin(self) -> None:
+        """Rows of the margin program, split as constant + rho^2 * linear."""
+        n_P, n_p, n_lam, n_mu = self.sizes
+        unknowns = sum(self.sizes) + 1
+        window, inner, points = self.window, self.window - 1, self.memory + 2
+        decrease, positivity = window * (window + 1) // 2, inner * (inner + 1) // 2
+        lam = slice(n_P + n_p, n_P + n_p + n_lam)
+        mu = slice(n_P + n_p + n_lam, unknowns - 1)
+        multipliers = slice(lam.start, mu.stop)
+        equations = 2 * points - 1 + 1
+        fixed = np.zeros((equations + n_lam + n_mu + decrease + positivity, unknowns))
+        moving = np.zeros_like(fixed)
+        shifts = np.eye(points)
+        fixed[:points, n_P : lam.start] = shifts[:, 1:]
+        moving[:points, n_P : lam.start] = -shifts[:, :-1]
+        fixed[:points, lam] = self.lam_values.T
+        fixed[points : equations - 1, n_P : lam.start] = -np.eye(points - 1)
+        fixed[points : equations - 1, mu] = self.mu_values.T
+        fixed[equations - 1, multipliers] = 1.0
+        top = equations + n_lam + n_mu
+        fixed[equations:top, multipliers] = -np.eye(n_lam + n_mu)
+        fixed[equations:top, -1] = MULTIPLIER_SHARE
+        lower = slice(top, top + decrease)
+        fixed[lower, :n_P] = pack_symmetric(self.P_then).T
+        moving[lower, :n_P] = -pack_symmetric(self.P_now).T
+        fixed[lower, lam] = pack_symmetric(self.lam_matrices).T
+        fixed[lower, -1] = pack_symmetric(np.eye(window))
+        upper = slice(top + decrease, None)
+        fixed[upper, :n_P] = -pack_symmetric(self.P_now[:, :inner, :inner]).T
+        fixed[upper, mu] = pack_symmetric(self.mu_matrices).T
+        fixed[upper, -1] = pack_symmetric(np.eye(inner))
+        self._margin_rows = _Rows(fixed, moving)
+        self._margin_right = np.zeros(len(fixed))
+        self._margin_right[equations - 1] = 1.0
+        self._margin_cost = np.zeros(unknowns)
+        self._margin_cost[-1] = -1.0
+        self._margin_cones: list[Cone] = [
+            ("zero", equations),
+            ("nonnegative", n_lam + n_mu),
+            ("semidefinite", window),
+            ("semidefinite", inner),
+        ]
+        self._upper_rows, self._lower_rows = upper, slice(equations, top + decrease)
+
+    def margin(self, rho: float, *, tolerance: float = 1e-9) -> LyapunovPoint:
+        """Largest common margin t of both inequalities and of the multipliers, sum of multipliers = 1.
+
+        Its sign decides whether a Lyapunov function exists at this rate.
+        """
+        solution = solve_conic(
+            self._margin_cost, self._margin_rows.at(rho**2), self._margin_right, self._margin_cones, tolerance=tolerance
+        )
+        return self._point(rho, solution)
+
+    def settle(self, point: LyapunovPoint, *, tolerance: float = 1e-11) -> LyapunovPoint:
+        """Give up half the margin of the decrease for the largest margin of the positivity.
+
+        The constant in |xi_k| <= const rho^k |xi_0| is the better for it. Returns the point as it was where
+        the solver cannot improve it.
+        """
+        cost = self._margin_cost
+        matrix = self._margin_rows.dense(point.rho**2)
+        right = self._margin_right.copy()
+        right[self._lower_rows] = -0.5 * point.margin * matrix[self._lower_rows, -1]
+        matrix[self._lower_rows, -1] = 0.0
+        solution = solve_conic(cost, matrix, right, self._margin_cones, tolerance=tolerance)
+        settled = self._point(point.rho, solution)
+        return settled if settled.margin > point.margin else point
+
+    def transient(self, P: Array, p: Array, length: Array, room: float) -> tuple[float, Array]:
+        """Nearly smallest c with V <= c |xi|^2 at the start of the window, and its multipliers with a margin.
+
+        Args:
+            P: (N - 1, N - 1) of V, in scaled coordinates and plain values (not h).
+            p: (l + 1,) weights of the values f.
+            length: (N - 1, N - 1) of |xi|^2.
+            room: factor > 1 on the smallest c that leaves the multipliers a margin, which rounding needs.
+
+        Returns:
+            c and the multipliers nu of the interpolation inequalities, for plain values f; NaN if none.
+        """
+        # In plain values q_ij is (1 - m) times its scaled form, which is the same up to m y^2 / 2 in the values;
+        # writing V in h = f - m y^2 / 2 moves that part into P.
+        m, inner, points = float(self.method.m), self.window - 1, self.memory + 1
+        outputs = self.output_rows[:points, :inner]
+        form = P + 0.5 * m * np.einsum("t,ta,tb->ab", p, outputs, outputs)
+        size = float(np.abs(form).max())
+        form, weights = form / size, p / size
+        stretch = float(np.abs(length).max())
+        n_nu, n_M = len(self.positivity_pairs), inner * (inner + 1) // 2
+        mu_matrices = (1 - m) * self.mu_matrices
+        rows = np.zeros((points + n_nu + n_M, n_nu + 1))
+        rows[:points, :n_nu] = self.mu_values.T
+        rows[points : points + n_nu, :n_nu] = -np.eye(n_nu)
+        rows[points + n_nu :, :n_nu] = pack_symmetric(mu_matrices).T
+        rows[points + n_nu :, n_nu] = -pack_symmetric(length / stretch)
+        right = np.concatenate([-weights, np.zeros(n_nu), -pack_symmetric(form)])
+        cones: list[Cone] = [("zero", points), ("nonnegative", n_nu), ("semidefinite", inner)]
+        cost = np.zeros(n_nu + 1)
+        cost[-1] = 1.0
+        best = solve_conic(cost, rows, right, cones)
+        if not best.solved:
+            return np.nan, np.full(n_nu, np.nan)
+        bound = room * float(best.x[-1])
+        roomy = rows.copy()
+        roomy[:, n_nu] = 0.0
+        roomy[points : points + n_nu, n_nu] = MULTIPLIER_SHARE
+        roomy[points + n_nu :, n_nu] = pack_symmetric(np.eye(inner))
+        shifted = right - bound * rows[:, n_nu]
+        centre = solve_conic(-cost, roomy, shifted, cones)
+        chosen = centre.x[:n_nu] if centre.solved and centre.x[-1] > 0 else best.x[:n_nu]
+        return bound * size / stretch, chosen * size
+
+    def _point(self, rho: float, solution: ConicSolution) -> LyapunovPoint:
+        n_P, n_p, n_lam, _ = self.sizes
+        x = solution.x
+        return LyapunovPoint(
+            rho=rho,
+            margin=float(x[-1]) if solution.solved else -np.inf,
+            P=unpack_symmetric(x[:n_P]),
+            p=x[n_P : n_P + n_p],
+            lam=x[n_P + n_p : n_P + n_p + n_lam],
+            mu=x[n_P + n_p + n_lam : -1],
+        )
+
+    def _assemble_obstruction(self) -> None:
+        """Rows of the dual program in (Z, h, t), split as constant + rho^2 * linear."""
+        window, inner, points = self.window, self.window - 1, self.memory + 2
+        n_Z = window * (window + 1) // 2
+        n_W = inner * (inner + 1) // 2
+        _, _, n_lam, n_mu = self.sizes
+        basis = np.array([unpack_symmetric(row) for row in np.eye(n_Z)])
+        W_then = np.einsum("ai,kij,bj->kab", self.then, basis, self.then)
+        W_now = basis[:, :inner, :inner]
+        rows = 1 + n_lam + n_mu + n_Z + n_W
+        fixed = np.zeros((rows, n_Z + points + 1))
+        moving = np.zeros_like(fixed)
+        fixed[0, :n_Z] = pack_symmetric(np.eye(window))
+        top = 1 + n_lam
+        fixed[1:top, :n_Z] = -pack_symmetric(self.lam_matrices)
+        fixed[1:top, n_Z:-1] = -self.lam_values
+        last = top + n_mu
+        fixed[top:last, :n_Z] = -np.einsum("mab,kab->mk", self.mu_matrices, W_then)
+        moving[top:last, :n_Z] = np.einsum("mab,kab->mk", self.mu_matrices, W_now)
+        fixed[top:last, n_Z + 1 : -1] += -self.mu_values
+        moving[top:last, n_Z:-2] += self.mu_values
+        fixed[1:last, -1] = 1.0
+        fixed[last : last + n_Z, :n_Z] = -np.eye(n_Z)
+        fixed[last : last + n_Z, -1] = pack_symmetric(np.eye(window))
+        fixed[last + n_Z :, :n_Z] = -pack_symmetric(W_then).T
+        moving[last + n_Z :, :n_Z] = pack_symmetric(W_now).T
+        fixed[last + n_Z :, -1] = pack_symmetric(np.eye(inner))
+        self._obstruction_rows = _Rows(fixed, moving)
+        self._obstruction_right = np.zeros(rows)
+        self._obstruction_right[0] = 1.0
+        self._obstruction_cost = np.zeros(n_Z + points + 1)
+        self._obstruction_cost[-1] = -1.0
+        self._obstruction_cones: list[Cone] = [
+            ("zero", 1),
+            ("nonnegative", n_lam + n_mu),
+            ("semidefinite", window),
+            ("semidefinite", inner),
+        ]
+
+    def obstruction(self, rho: float, *, tolerance: float = 1e-11) -> Obstruction:
+        """Moments with the largest margin in all conditions that forbid a Lyapunov function at this rate."""
+        solution = solve_conic(
+            self._obstruction_cost,
+            self._obstruction_rows.at(rho**2),
+            self._obstruction_right,
+            self._obstruction_cones,
+            tolerance=tolerance,
+        )
+        n_Z = self.window * (self.window + 1) // 2
+        return Obstruction(
+            rho=rho,
+            margin=float(solution.x[-1]) if solution.solved else -np.inf,
+            Z=unpack_symmetric(solution.x[:n_Z]),
+            h=solution.x[n_Z:-1],
+        )
+
+
+class _Rows:
+    """A sparse matrix ``fixed + r * moving`` whose pattern is found once."""
+
+    def __init__(self, fixed: Array, moving: Array) -> None:
+        self.shape = fixed.shape
+        pattern = sparse.csc_matrix((fixed != 0) | (moving != 0))
+        rows, columns = pattern.indices, np.repeat(np.arange(fixed.shape[1]), np.diff(pattern.indptr))
+        self.indices, self.indptr = pattern.indices, pattern.indptr
+        self.fixed, self.moving = fixed[rows, columns], moving[rows, columns]
+
+    def at(self, r: float) -> sparse.csc_matrix:
+        data = self.fixed + r * self.moving
+        return sparse.csc_matrix((data, self.indices, self.indptr), shape=self.shape)
+
+    def dense(self, r: float) -> Array:
+        return self.at(r).toarray()
+
+
+def _pairs(points: int) -> list[tuple[int, int]]:
+    """Ordered pairs of different indices among the points 0 .. points - 1 and * = points."""
+    return [(i, j) for i in range(points + 1) for j in range(points + 1) if i != j]
+
+
+def _state_coordinates(method: FixedStep) -> Array:
+    """Rows (n, n) that map a state to (sqrt(m) y, differences of y), each at the scale of its response.
+
+    Falls back on an orthonormal complement of the fixed point where the output does not see the whole state.
+    """
+    A, B, C = method.arrays()
+    size = method.order
+    moved = A - np.eye(size)
+    rows = [np.sqrt(float(method.m)) * C]
+    row = C
+    for _ in range(1, size):
+        row = row @ moved
+        responses = [abs(float(row @ np.linalg.matrix_power(A, j) @ B)) for j in range(size)]
+        rows.append(row / max(responses) if max(responses) > 0 else row)
+    coordinates = _few_bits(np.array(rows))
+    lengths = np.linalg.norm(coordinates, axis=1)
+    if lengths.min() > 0 and np.linalg.cond(coordinates / lengths[:, None]) < 1e6:
+        return coordinates
+    point = np.array([float(entry) for entry in method.fixed_point])
+    complement = np.linalg.svd(point[None, :])[2][1:]
+    return _few_bits(np.vstack([rows[0], complement]))
+
+
+def _few_bits(matrix: Array) -> Array:
+    """Entries rounded to 12 bits: coordinates are free, and short ones keep the exact proofs short."""
+    mantissa, exponent = np.frexp(matrix)
+    return np.ldexp(np.round(mantissa * 4096) / 4096, exponent)

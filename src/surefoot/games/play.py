@@ -1,0 +1,200 @@
+"""Equilibrium seeking: all players step at once along their own gradients, with a step that is certified beforehand.
+
+    x_i <- Proj_{X_i}( x_i - h F_i(x) )                                                    projected Euler
+    x   <- Proj_X( x + h (k_1 + 2 k_2 + 2 k_3 + k_4) / 6 ),  k = -F at the four stages      Runge-Kutta
+
+Boxes are projected onto blockwise, which is the projection of every weighted norm with one weight a player.
+
+References:
+    V. Sharma, "Small-Gain Nash: Certified Contraction to Nash Equilibria in Differentiable Games", arXiv 2512.06791.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from surefoot.core.certificate import Certificate
+from surefoot.core.method import Look, Method, State, Status, transient
+from surefoot.core.random import Streams
+from surefoot.games.certify import certify_play
+from surefoot.games.field import Field
+from surefoot.games.problem import SmoothGame
+from surefoot.games.region import RegionBounds, bound_region
+from surefoot.games.small_gain import best_weights, classical_steps, euler_steps, lipschitz, margin, per_player_steps
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+PATH = 48
+"""So many first iterates are kept as evidence of the contraction."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What the certificate of the region says about the steps to take.
+
+    Args:
+        region: bounds on the cells.
+        step: lengths (d,), one a strategy.
+        vector, factor: v and q with T v <= q v for these steps; q = 1 where nothing is certified.
+    """
+
+    field: Field
+    region: RegionBounds
+    step: Array
+    vector: Array
+    factor: float
+
+
+@dataclass(kw_only=True)
+class PlayState(State):
+    """x (d,), the residual of the last step, its certified error, and the first iterates."""
+
+    x: Array
+    residual: float = math.inf
+    error: float = math.inf
+    path: list[Array]
+    plan: Plan | None = transient()  # noqa: RUF009 (it is dataclasses.field)
+
+
+@dataclass(frozen=True)
+class ProjectedPlay(Method[SmoothGame, PlayState, Array]):
+    """Simultaneous projected gradient play.
+
+    Args:
+        integrator: one gradient a step, or four (Runge-Kutta).
+        step: its length; None takes the certified best one (for "rk4": its best per-step contracting one).
+        rates: one length for all players, or 2 / (mu_i + ell_i) for each.
+        tolerance: stop once the certified error (without a certificate: the last move) is below it.
+        cells, share: budget and target of the subdivision (see `bound_region`).
+        block: rounds a step; changes the pace of checkpoints, never the result.
+    """
+
+    integrator: Literal["euler", "rk4"] = "euler"
+    step_length: float | None = None
+    rates: Literal["common", "per-player"] = "common"
+    tolerance: float = 1e-9
+    cells: int = 512
+    share: float = 0.5
+    block: int = 100
+    horizon: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.step_length is not None and not self.step_length > 0:
+            raise ValueError(f"step_length is {self.step_length}; expected a positive number or None")
+        if self.integrator not in ("euler", "rk4") or self.rates not in ("common", "per-player"):
+            raise ValueError(f"unknown integrator {self.integrator!r} or rates {self.rates!r}")
+        if self.rates == "per-player" and (self.integrator == "rk4" or self.step_length is not None):
+            raise ValueError("per-player rates go with the Euler integrator and without step_length")
+        if self.cells < 1 or not 0 <= self.share < 1 or self.block < 1:
+            raise ValueError("expected cells >= 1, 0 <= share < 1 and block >= 1")
+
+    def init(self, problem: SmoothGame, start: Array | None, streams: Streams) -> PlayState:
+        """Start within the strategy sets: given, or the middle of the region."""
+        x = _start(problem) if start is None else np.array(start, dtype=np.float64)
+        if x.shape != (problem.size,) or not np.isfinite(x).all():
+            raise ValueError(f"the start has shape {x.shape}; expected {problem.size} finite numbers")
+        if (x != problem.project(x)).any():
+            raise ValueError("the start lies outside the strategy sets")
+        return PlayState(streams=streams, x=x, path=[x.copy()])
+
+    def plan(self, problem: SmoothGame) -> Plan:
+        """Bound the region and choose the step."""
+        field = Field(problem)
+        region = bound_region(problem, cells=self.cells, share=self.share, field=field)
+        ones = np.ones(problem.size)
+        if not region.certified:
+            # nothing is certified; a step that would be safe if the bounds at one place held everywhere
+            reach = float((region.bounds.ell + region.bounds.coupling.sum(axis=-1)).max())
+            return Plan(field, region, ones * (self.step_length or 0.5 / max(reach, 1e-12)), region.vector, 1.0)
+        if self.integrator == "rk4":
+            weights = best_weights(region.bounds.comparison)
+            alpha = margin(region.bounds.comparison, weights)
+            steps = classical_steps(alpha, lipschitz(region.bounds, weights))
+            chosen = self.step_length or steps.rk4_best
+            return Plan(field, region, ones * chosen, region.vector, 1 - chosen * region.alpha)
+        if self.rates == "per-player":
+            each, _ = per_player_steps(region.bounds)
+            step = np.repeat(each, problem.blocks)
+            return Plan(field, region, step, *contraction(region, each))
+        if self.step_length is not None:
+            return Plan(
+                field,
+                region,
+                ones * self.step_length,
+                *contraction(region, np.full(len(problem.blocks), self.step_length)),
+            )
+        best = euler_steps(region.bounds)
+        return Plan(field, region, ones * best.best, best.vector, best.factor)
+
+    def step(self, problem: SmoothGame, state: PlayState) -> PlayState:
+        """A block of rounds."""
+        plan = state.plan = state.plan or self.plan(problem)
+        for _ in range(state.room(self.block)):
+            moved = self._round(problem, plan, state.x)
+            move = np.sqrt(np.add.reduceat((moved - state.x) ** 2, [s.start for s in problem.slices]))
+            state.residual = float(move.max())
+            state.error = float((move / plan.vector).max() / (1 - plan.factor)) if plan.factor < 1 else math.inf
+            state.x = moved
+            if len(state.path) < PATH:
+                state.path.append(moved.copy())
+            state.k += 1
+            state.count(gradient=4 if self.integrator == "rk4" else 1)
+            if not np.isfinite(moved).all():
+                state.residual = math.nan
+                break
+            if self._done(state, plan):
+                break
+        return state
+
+    def _round(self, problem: SmoothGame, plan: Plan, x: Array) -> Array:
+        F, h = plan.field.gradient, plan.step
+        if self.integrator == "euler":
+            return problem.project(x - h * F(x))
+        k1 = -F(x)
+        k2 = -F(x + 0.5 * h * k1)
+        k3 = -F(x + 0.5 * h * k2)
+        k4 = -F(x + h * k3)
+        return problem.project(x + h * (k1 + 2 * k2 + 2 * k3 + k4) / 6)
+
+    def _done(self, state: PlayState, plan: Plan) -> bool:
+        floor = 4 * np.finfo(np.float64).eps * float(np.abs(state.x).max(initial=1e-300))
+        return (state.error if plan.factor < 1 else state.residual) <= self.tolerance or state.residual <= floor
+
+    def look(self, state: PlayState) -> Look:
+        """The last move and its certified error."""
+        row = {"residual": state.residual}
+        if math.isfinite(state.error):
+            row["certified_error"] = state.error
+        done = state.plan is not None and self._done(state, state.plan)
+        return Look(row, Status.CONVERGED if done else None)
+
+    def answer(self, problem: SmoothGame, state: PlayState) -> Array:
+        """The strategies (d,)."""
+        return state.x
+
+    def certify(self, problem: SmoothGame, state: PlayState) -> Certificate:
+        """Claims about the region, the step, and this answer."""
+        plan = state.plan or self.plan(problem)
+        euler = self.integrator == "euler"
+        return certify_play(
+            problem, plan.field, plan.region, state.x, plan.step, np.stack(state.path) if euler else None
+        )
+
+
+def contraction(region: RegionBounds, steps: Array) -> tuple[Array, float]:
+    """v and q with T_s v <= q v, each player with its own step; q = 1 where it does not contract."""
+    from surefoot.games.small_gain import perron_margin
+
+    bounds = region.bounds
+    own = np.maximum(np.abs(1 - steps * bounds.mu), np.abs(1 - steps * bounds.ell))
+    T = own[..., None] * np.eye(len(steps)) + steps[:, None] * bounds.coupling
+    value, vector = perron_margin(-T)
+    return vector, min(1.0, -value)
+
+
+def _start(problem: SmoothGame) -> Array:
+    middle = 0.5 * (problem.region[0] + problem.region[1]) if problem.region is not None else np.zeros(problem.size)
+    return problem.project(middle)
