@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 
@@ -29,7 +30,7 @@ def test_memory_is_bounded_and_the_ends_are_kept(rows: int, limit: int) -> None:
     assert steps[-1] == rows - 1
     assert steps == sorted(set(steps))
     assert len(history) == len(steps)
-    gaps = {b - a for a, b in zip(steps[:-2], steps[1:-1], strict=True)}
+    gaps = {b - a for a, b in itertools.pairwise(steps[:-1])}
     assert len(gaps) <= 1  # evenly spaced, but for the newest row
     assert len(steps) > min(rows, limit) / 2 - 1
     assert history.column("x") == [math.sqrt(k) for k in steps]

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections import OrderedDict, defaultdict
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -129,7 +129,7 @@ def test_what_comes_back_is_a_copy() -> None:
     assert back["b"].sum() == 0
 
 
-class Colour(str, Enum):
+class Colour(StrEnum):
     RED = "red"
 
 
