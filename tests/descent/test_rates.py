@@ -53,8 +53,8 @@ def test_robust_momentum_has_the_rate_it_was_asked_for(kappa: float, share: floa
     fastest, slowest = 1 - math.sqrt(1 / kappa), 1 - 1 / kappa
     wanted = fastest + share * (slowest - fastest)
     found = certify_rate("rmm", kappa=kappa, rate=wanted)
-    # at the slow end and kappa = 1000 the proved rate lies 1.6e-5 above the wanted one
-    assert found.rho == pytest.approx(wanted, abs=1e-5 if share < 1 or kappa < 1000 else 2e-5)
+    # At the slow end the step is a thousandth of 1 / L and the program is nearly degenerate.
+    assert found.rho == pytest.approx(wanted, abs=2e-5 if share == 1.0 and kappa == 1000.0 else 1e-5)
 
 
 @pytest.mark.parametrize(("alpha", "rate"), [(0.5, 0.88730), (0.25, 0.95054)])
