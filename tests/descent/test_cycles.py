@@ -6,7 +6,6 @@ import math
 from dataclasses import replace
 from fractions import Fraction
 
-import cvxpy as cp
 import numpy as np
 import pytest
 
@@ -107,6 +106,9 @@ def _gram_margin(kappa: float, period: int) -> float:
     closing = state - np.eye(size)[:2]
     y = np.vstack([outputs, np.zeros(size)])
     u = np.vstack([gradients, np.zeros(size)])
+    cp = pytest.importorskip(
+        "cvxpy", reason="the full Gram program is a cross-check through cvxpy, which no extra brings"
+    )
     G, f, t = cp.Variable((size, size), PSD=True), cp.Variable(period), cp.Variable()
     values = cp.hstack([f, 0])
     constraints = [cp.trace(G) == 1, t <= 1, *(closing[i] @ G == 0 for i in range(2))]

@@ -113,6 +113,7 @@ def test_opposite_eigenvalues_are_told_as_failure() -> None:
     assert claims(result)["residual"].outcome == "fails"
     assert claims(result)["largest"].outcome == "undecided"
     assert claims(result)["largest"].reason
+    assert claims(result)["rate"].outcome == "fails"
     assert "refuted" not in verdicts(result, problem).values()
 
 

@@ -286,7 +286,7 @@ CARD = System(
     headline=headline,
     extras=("samples",),
     traits=Traits(),
-    peers=("pygambit", "nashpy"),
+    peers=("pygambit",),
     tiny=tiny,
     tiny_inputs=tiny_inputs,
 )

@@ -17,9 +17,9 @@ import numpy as np
 
 from surefoot.core.certificate import Claim
 from surefoot.core.verify import Check, Dossier, Verdict, compare, refute, unchecked
-from surefoot.games.jets import evaluate
 from surefoot.games.problem import SmoothGame
 from surefoot.games.verify_finite import FINITE_CHECKS
+from surefoot.games.verify_jets import evaluate
 from surefoot.games.verify_markov import MARKOV_CHECKS
 from surefoot.numerics.intervals import Interval, sqrt
 

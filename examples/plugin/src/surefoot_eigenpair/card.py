@@ -106,7 +106,16 @@ def figures(reader: Any) -> Sequence[Figure]:
 
 
 def headline(reader: Any) -> str:
-    return f"Dominant eigenvalue {read_answer(Path(reader.root) / 'answer').value:.10g}."
+    import json
+
+    value = read_answer(Path(reader.root) / "answer").value
+    certificate = json.loads((Path(reader.root) / "certificate.json").read_text(encoding="utf-8"))
+    outcomes = {claim["name"]: claim["outcome"] for claim in certificate["claims"]}
+    if outcomes["residual"] != "holds":
+        return f"No eigenvalue to the accuracy asked for; the last estimate is {value:.10g}."
+    if outcomes["largest"] != "holds":
+        return f"An eigenvalue is {value:.10g}; whether it is the largest in absolute value is undecided."
+    return f"The largest eigenvalue in absolute value is {value:.10g}."
 
 
 def tiny() -> Sequence[tuple[Any, Any]]:

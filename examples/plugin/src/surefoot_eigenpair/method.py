@@ -9,14 +9,15 @@ import numpy as np
 from surefoot.core.certificate import Certificate, Claim
 from surefoot.core.method import Look, Method, State, Status
 from surefoot.core.random import Streams
-from surefoot_eigenpair.problem import UNIT, Array, Eigenpair, Symmetric, allowance
+from surefoot_eigenpair.problem import SHRINKS, UNIT, Array, Eigenpair, Symmetric, allowance
 
 
 @dataclass(kw_only=True)
 class PowerState(State):
-    """The last two iterates (scaled alike, the newer of unit length) and the residuals so far."""
+    """The last two iterates (scaled alike, the newer of unit length), A times the newer, and all residuals so far."""
 
     x: Array
+    image: Array
     previous: Array
     start: Array
     residuals: list[float] = field(default_factory=list)
@@ -64,25 +65,29 @@ class PowerIteration(Method[Symmetric, PowerState, Eigenpair]):
         if x.shape != (size,) or not np.isfinite(x).all() or not x.any():
             raise ValueError(f"the start has shape {x.shape}; expected {size} finite numbers, not all of them 0")
         x = x / np.linalg.norm(x)
-        return PowerState(streams=streams, x=x, previous=np.zeros(size), start=x.copy())
+        state = PowerState(streams=streams, x=x, image=np.zeros(size), previous=np.zeros(size), start=x.copy())
+        self._measure(problem, state)
+        return state
 
     def step(self, problem: Symmetric, state: PowerState) -> PowerState:
-        norm = problem.norm
-        target = (problem.accuracy - 2 * allowance(len(state.x))) * norm
         for _ in range(state.room(self.block)):
-            image = problem.matrix @ state.x
-            state.count(product=1)
-            state.theta = float(state.x @ image)
-            state.residual = float(np.linalg.norm(image - state.theta * state.x))
-            state.residuals.append(state.residual)
-            state.done = state.residual <= target or norm == 0
             if state.done:
                 break
-            new = image - self.momentum * state.previous
+            new = state.image - self.momentum * state.previous
             length = float(np.linalg.norm(new))
             state.previous, state.x = state.x / length, new / length
             state.k += 1
+            self._measure(problem, state)
         return state
+
+    def _measure(self, problem: Symmetric, state: PowerState) -> None:
+        """Multiply, and note the Rayleigh quotient and the residual of the newer iterate."""
+        state.image = problem.matrix @ state.x
+        state.count(product=1)
+        state.theta = float(state.x @ state.image)
+        state.residual = float(np.linalg.norm(state.image - state.theta * state.x))
+        state.residuals.append(state.residual)
+        state.done = state.residual <= (problem.accuracy - 2 * allowance(len(state.x))) * problem.norm
 
     def look(self, state: PowerState) -> Look:
         return Look({"theta": state.theta, "residual": state.residual}, Status.CONVERGED if state.done else None)
@@ -129,12 +134,13 @@ def bounds(problem: Symmetric, pair: Eigenpair, squarings: int) -> tuple[list[fl
     scale = float(np.linalg.norm(deflated))
     if scale == 0:
         return [rounding] * (squarings + 1), gershgorin
-    power, error = deflated / scale, rounding / scale + 2 * UNIT
+    power, error = deflated / scale, rounding / scale + 2 * UNIT  # |power - the exact one|_F <= error
     found = []
     for j in range(squarings + 1):
         norm = float(np.linalg.norm(power)) * summing
         found.append(scale * (norm + error) ** (0.5**j) * (1 + 8 * UNIT))
-        error = 2 * norm * error + error**2 + (size + 2) * UNIT * norm**2
+        spectral = min(norm, float(np.abs(power).sum(axis=1).max()) * (1 + 2 * size * UNIT))
+        error = 2 * spectral * error + error**2 + (size + 2) * UNIT * norm**2
         power = power @ power
     return found, gershgorin
 
@@ -184,11 +190,11 @@ def _rate_claim(residuals: list[float]) -> Claim:
     rate = (residuals[last] / residuals[middle]) ** (1 / (last - middle)) if known else 1.0
     return Claim(
         name="rate",
-        statement="The factor by which the residual shrank per iteration, over the second half of this run.",
+        statement="The factor by which the residual shrank per iteration, over the second half of this run; one near 1 is a stall.",
         value=rate,
         relation="<=",
-        bound=1.0,
-        outcome=("holds" if rate <= 1 else "fails") if known else "undecided",
+        bound=SHRINKS,
+        outcome=("holds" if rate <= SHRINKS else "fails") if known else "undecided",
         kind="measured",
         reason="" if known else "fewer than three residuals, or they are zero",
         check="rate",

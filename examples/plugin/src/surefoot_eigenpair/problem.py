@@ -16,6 +16,9 @@ Array = NDArray[np.float64]
 UNIT = float(np.finfo(np.float64).eps) / 2
 """Unit roundoff of double precision."""
 
+SHRINKS = 0.999999
+"""A factor up to this counts as shrinking; a stalled iteration has 1, give or take rounding."""
+
 
 @dataclass(frozen=True)
 class Eigenpair:

@@ -9,7 +9,7 @@ import numpy as np
 
 from surefoot.core.certificate import Claim
 from surefoot.core.verify import Dossier, Verdict, compare, refute
-from surefoot_eigenpair.problem import Array, Eigenpair, Symmetric, allowance
+from surefoot_eigenpair.problem import SHRINKS, Array, Eigenpair, Symmetric, allowance
 
 
 def residual(claim: Claim, dossier: Dossier) -> Verdict:
@@ -46,10 +46,10 @@ def largest(claim: Claim, dossier: Dossier) -> Verdict:
     again = np.array([_power_mean(squares, 2**j) for j in range(len(frobenius))])
     discs = max(math.fsum(row) for row in np.abs(deflated).tolist())
     slack = 2 * size**0.5 * rounding
-    tolerance = 1e-14 * size**2 + 1e-12
-    if not np.allclose(frobenius, again, rtol=tolerance, atol=slack):
+    # A bound may exceed the exact number by the solver's allowance for rounding, which each squaring enlarges.
+    if not (np.all(frobenius >= again - slack) and np.allclose(frobenius, again, rtol=1e-6, atol=slack)):
         return refute(claim, "the Frobenius bounds in the evidence are not those of A - theta v v'")
-    if not np.allclose(np.asarray(stored["gershgorin"]), discs, rtol=tolerance, atol=slack):
+    if not np.allclose(np.asarray(stored["gershgorin"]), discs, rtol=1e-12, atol=slack):
         return refute(claim, "the Gershgorin bound in the evidence is not that of A - theta v v'")
     spectrum = np.abs(np.linalg.eigvalsh(problem.matrix))
     if int((spectrum > claim.value + slack).sum()) > 1:
@@ -57,7 +57,12 @@ def largest(claim: Claim, dossier: Dossier) -> Verdict:
     gap = exact_residual(problem.matrix, pair) + rounding
     value = min(float(again.min()), discs) + 4 * gap
     bound = max(abs(pair.value) - 2 * gap, 0.0)
-    return compare(claim, value, supports="proved", bound=bound, rtol=tolerance, atol=10 * slack)
+    if claim.value < value - 10 * slack:
+        return refute(
+            claim, f"the bound on the other eigenvalues is {value:.6g}, more than the claimed {claim.value:.6g}"
+        )
+    undecided = not claim.value <= bound
+    return compare(claim, value, supports="proved", bound=bound, undecided=undecided, rtol=1e-6, atol=10 * slack)
 
 
 def rate(claim: Claim, dossier: Dossier) -> Verdict:
@@ -80,10 +85,10 @@ def rate(claim: Claim, dossier: Dossier) -> Verdict:
         return refute(claim, "the iteration from the stored start does not end at the answer")
     half = len(claimed) // 2
     if len(claimed) < 3 or not claimed[half] > 0:
-        return compare(claim, 1.0, supports="measured", bound=1.0, rtol=1e-12, atol=0.0)
+        return compare(claim, 1.0, supports="measured", bound=SHRINKS, undecided=True, rtol=1e-12, atol=0.0)
     logs = (math.log(claimed[-1]) - math.log(claimed[half])) if claimed[-1] > 0 else -math.inf
     value = math.exp(logs / (len(claimed) - 1 - half))
-    return compare(claim, value, supports="measured", bound=1.0, rtol=1e-9, atol=1e-12)
+    return compare(claim, value, supports="measured", bound=SHRINKS, rtol=1e-9, atol=1e-12)
 
 
 def exact_residual(matrix: Array, pair: Eigenpair) -> float:
