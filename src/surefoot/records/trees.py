@@ -67,7 +67,7 @@ def pack(value: Any, tensors: dict[str, Tensor], known: Collection[str] | None =
         return {"$": kind.__name__, "items": [pack(v, tensors, known) for v in value]}
     if kind in (dict, OrderedDict):
         return {"$": "dict", "items": [[pack(k, tensors, known), pack(v, tensors, known)] for k, v in value.items()]}
-    if dataclasses.is_dataclass(value) and (known is None or kind.__name__ in known):
+    if dataclasses.is_dataclass(kind) and (known is None or kind.__name__ in known):
         fields = {f.name: pack(getattr(value, f.name), tensors, known) for f in dataclasses.fields(value) if f.init}
         return {"$": "record", "class": kind.__name__, "fields": fields}
     what = f"{kind.__name__} (a record that its class does not name in `records`)" * dataclasses.is_dataclass(value)
