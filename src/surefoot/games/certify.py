@@ -31,7 +31,7 @@ from surefoot.games.small_gain import (
 from surefoot.numerics.interval_matrices import eigenvalue_bounds
 from surefoot.numerics.intervals import Interval, sqrt
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
+Array = np.ndarray[Any, np.dtype[Any]]
 CARD = "small-gain-nash"
 GRID = 15
 LIMIT_ROOM = 1e-9

@@ -17,7 +17,7 @@ from surefoot.games.problem import FiniteGame
 from surefoot.games.small_gain import perron_margin
 from surefoot.numerics.interval_matrices import spectral_radius_bounds
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
+Array = np.ndarray[Any, np.dtype[Any]]
 CARD = "small-gain-nash"
 ROOM = 2.0
 """The checker encloses the residual in its own way; error bounds leave it this factor."""

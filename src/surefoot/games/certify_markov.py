@@ -13,7 +13,7 @@ from surefoot.games.markov import _Costs, field, local_bounds
 from surefoot.games.problem import MarkovGame
 from surefoot.games.small_gain import euler_steps, perron_margin
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
+Array = np.ndarray[Any, np.dtype[Any]]
 CARD = "small-gain-nash"
 SMALLEST_REGRET, SMALLEST_GRADIENT = 1e-8, 1e-9
 """Regrets and gradients are stated no smaller than this: below it the searches and the checker's differences cannot see."""

@@ -10,7 +10,7 @@ import numpy as np
 from surefoot.games.problem import FiniteGame, MarkovGame, SmoothGame
 from surefoot.records.files import write_csv
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
+Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def labels(game: SmoothGame | FiniteGame | MarkovGame) -> tuple[list[str], list[str]]:

@@ -21,7 +21,7 @@ from surefoot.numerics import intervals
 from surefoot.numerics.interval_trigonometry import cosine, sine
 from surefoot.numerics.intervals import Interval
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
+Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True, eq=False)

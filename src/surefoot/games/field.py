@@ -11,7 +11,7 @@ from surefoot.games.expressions import Derivatives, Expression, Program
 from surefoot.games.problem import SmoothGame
 from surefoot.numerics.intervals import Interval
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
+Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Field:

@@ -13,7 +13,7 @@ from surefoot.records.files import read_csv
 if TYPE_CHECKING:
     from surefoot.core.rundir import RunReader
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
+Array = np.ndarray[Any, np.dtype[Any]]
 FIELD, CELL, BALL, PATH, POINT = "#9aa4ad", "#cfd8df", "#3f8f5f", "#1f5f8b", "#d1603d"
 
 

@@ -29,7 +29,7 @@ from surefoot.core.method import Look, Method, State, Status, transient
 from surefoot.core.random import Streams
 from surefoot.games.problem import FiniteGame
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
+Array = np.ndarray[Any, np.dtype[Any]]
 EPS = float(np.finfo(np.float64).eps)
 SHARE = 0.9
 """Default precision: this share of the largest one that is certified, 1 / rho(L)."""

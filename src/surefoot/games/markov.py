@@ -29,7 +29,7 @@ from surefoot.core.random import Streams
 from surefoot.games.problem import MarkovGame
 from surefoot.games.small_gain import Bounds
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
+Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def coordination_game(discount: float = 0.9, entropy_weight: float = 1.0) -> MarkovGame:

@@ -15,7 +15,7 @@ import numpy as np
 from surefoot.games.expressions import Expression, Operand, log, log_sum_exp, total
 from surefoot.games.problem import SmoothGame, game_from_costs, quadratic_game
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
+Array = np.ndarray[Any, np.dtype[Any]]
 COURNOT_COSTS = (10.0, 8.0, 6.0, 4.0, 2.0)
 COURNOT_EXPONENTS = (1.2, 1.1, 1.0, 0.9, 0.8)
 COURNOT_EQUILIBRIUM = (36.93251082, 41.81814166, 43.70657852, 42.65923974, 39.17895252)

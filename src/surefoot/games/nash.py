@@ -22,7 +22,7 @@ import numpy as np
 
 from surefoot.games.problem import FiniteGame
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
+Array = np.ndarray[Any, np.dtype[Any]]
 Profile = tuple[tuple[Fraction, ...], ...]
 EXACT_BASES = 500
 """Up to so many candidate bases of a polytope are all solved in rationals, which makes the list of vertices complete."""

@@ -26,7 +26,7 @@ from surefoot.games.problem import SmoothGame
 from surefoot.games.region import RegionBounds, bound_region
 from surefoot.games.small_gain import best_weights, classical_steps, euler_steps, lipschitz, margin, per_player_steps
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
+Array = np.ndarray[Any, np.dtype[Any]]
 PATH = 48
 """So many first iterates are kept as evidence of the contraction."""
 
@@ -161,7 +161,7 @@ class ProjectedPlay(Method[SmoothGame, PlayState, Array]):
 
     def _done(self, state: PlayState, plan: Plan) -> bool:
         floor = 4 * np.finfo(np.float64).eps * float(np.abs(state.x).max(initial=1e-300))
-        return (state.error if plan.factor < 1 else state.residual) <= self.tolerance or state.residual <= floor
+        return bool((state.error if plan.factor < 1 else state.residual) <= self.tolerance or state.residual <= floor)
 
     def look(self, state: PlayState) -> Look:
         """The last move and its certified error."""

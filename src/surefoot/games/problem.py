@@ -15,7 +15,7 @@ import numpy as np
 from surefoot.games.expressions import Expression, Operand, Program, lift, variables
 from surefoot.records.fingerprint import fingerprint
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
+Array = np.ndarray[Any, np.dtype[Any]]
 Formula = Callable[[list[Expression]], Operand]
 
 

@@ -15,7 +15,7 @@ from surefoot.games.small_gain import Bounds, perron_margin
 from surefoot.numerics.interval_matrices import eigenvalue_bounds, spectral_norm_bound
 from surefoot.numerics.intervals import Interval
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
+Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +155,11 @@ def _split(
         np.concatenate([old[keep], new])
         for old, new in ((bounds.mu, fresh.mu), (bounds.ell, fresh.ell), (bounds.coupling, fresh.coupling))
     ]
-    return np.concatenate([low[keep], fresh_low]), np.concatenate([high[keep], fresh_high]), Bounds(*merged)
+    return (
+        np.concatenate([low[keep], fresh_low]),
+        np.concatenate([high[keep], fresh_high]),
+        Bounds(merged[0], merged[1], merged[2]),
+    )
 
 
 def check_symmetric(game: SmoothGame, field: Field) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import brentq, minimize
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
+Array = np.ndarray[Any, np.dtype[Any]]
 RK4_RADIUS = 2.5
 """The published guideline's constant; classical RK4 is stable on the left half-disc of radius 2.6156."""
 
@@ -106,7 +106,7 @@ def _right_perron(K: Array) -> Array:
         return np.ones(len(K))
     top = float(np.diag(K).max()) + scale
     values, vectors = np.linalg.eig((np.diag(top - np.diag(K)) + off) / scale)
-    v = np.abs(np.real(vectors[:, int(np.argmax(values.real))]))
+    v = np.abs(np.real(vectors[:, int(np.argmax(np.real(values)))]))
     return np.maximum(v / v.max(), 1e-14)
 
 
@@ -288,7 +288,8 @@ def classical_steps(alpha: float, beta: float) -> ClassicalSteps:
         )
         return math.expm1(-ratio * t) + tail
 
-    linear = float(brentq(excess, 1e-3 * ratio, 3.0)) if excess(1e-3 * ratio) < 0 else 0.0
+    root: Any = brentq(excess, 1e-3 * ratio, 3.0) if excess(1e-3 * ratio) < 0 else 0.0
+    linear = float(root)
     best = alpha / beta**2
     return ClassicalSteps(
         2 * best, best, math.sqrt(max(0.0, 1 - ratio**2)), RK4_RADIUS / beta, linear / beta, 2 * best, best,

@@ -23,7 +23,7 @@ from surefoot.games.verify_jets import evaluate
 from surefoot.games.verify_markov import MARKOV_CHECKS
 from surefoot.numerics.intervals import Interval, sqrt
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
+Array = np.ndarray[Any, np.dtype[Any]]
 HALVINGS = 12
 """So many times a cell is halved to confirm a bound that the jets cannot confirm at once."""
 
@@ -58,8 +58,8 @@ def _jacobian(game: SmoothGame, cells: Interval) -> Interval:
     if game.jacobian is not None:
         return Interval.point(game.jacobian[None])
     if game.costs:
-        jets = evaluate(game.costs, cells)
-        rows = [jets[i].hessian[:, k] for i, own in enumerate(game.slices) for k in range(own.start, own.stop)]
+        hessians: list[Any] = [jet.hessian for jet in evaluate(game.costs, cells)]
+        rows = [hessians[i][:, k] for i, own in enumerate(game.slices) for k in range(own.start, own.stop)]
     else:
         rows = [jet.gradient for jet in evaluate(game.pseudo_gradient, cells)]
     return Interval(np.stack([r.low for r in rows], axis=1), np.stack([r.high for r in rows], axis=1))

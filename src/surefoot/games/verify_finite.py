@@ -19,7 +19,7 @@ from surefoot.core.verify import Check, Dossier, Verdict, compare, refute
 from surefoot.games.problem import FiniteGame
 from surefoot.numerics.intervals import Interval, exp
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
+Array = np.ndarray[Any, np.dtype[Any]]
 ZERO, ONE = Fraction(0), Fraction(1)
 
 

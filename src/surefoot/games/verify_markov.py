@@ -13,7 +13,7 @@ from surefoot.core.certificate import Claim
 from surefoot.core.verify import Check, Dossier, Verdict, compare
 from surefoot.games.problem import MarkovGame
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
+Array = np.ndarray[Any, np.dtype[Any]]
 TINY = 1e-30
 SMALLEST_REGRET, SMALLEST_GRADIENT = 1e-8, 1e-9
 
