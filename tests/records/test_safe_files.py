@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pickle
 import signal
-import struct
 import time
 import zipfile
 from pathlib import Path
@@ -17,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hostile import dictionary, npy, zip_bomb
 from surefoot.records import files
 from surefoot.records.files import (
     UnsafeFileError,
@@ -155,15 +154,6 @@ def test_honest_zeros_beyond_the_bomb_limit_are_stored_plainly(tmp_path: Path, m
     assert read_npz(tmp_path / "a.npz")["a"].shape == (100_000,)
 
 
-def npy(header: bytes, body: bytes = b"") -> bytes:
-    header += b" " * (-(len(header) + 11) % 64) + b"\n"
-    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + body
-
-
-def dictionary(shape: str, descr: str = "<f8") -> bytes:
-    return f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}".encode()
-
-
 MEMBERS = {
     "pickled objects": npy(dictionary("(1,)", "|O"), pickle.dumps([print])),
     "a bare pickle": pickle.dumps({"a": print}),
@@ -184,27 +174,6 @@ def test_hostile_members_are_refused(tmp_path: Path, what: str) -> None:
         archive.writestr("a.npy", MEMBERS[what])
     with pytest.raises(UnsafeFileError, match=r"a\.npz"):
         read_npz(tmp_path / "a.npz")
-
-
-def zip_bomb(path: Path, size: int = 3 << 30) -> None:
-    """An npz of a few MB whose one array unpacks to `size` zeros."""
-    import zlib
-
-    block = bytes(1 << 24)
-    pack = zlib.compressobj(9, zlib.DEFLATED, -15)
-    # The same compressed megabytes again and again: full flushes make each block stand alone.
-    first = pack.compress(npy(dictionary(f"({size // 8},)"))) + pack.flush(zlib.Z_FULL_FLUSH)
-    one = pack.compress(block) + pack.flush(zlib.Z_FULL_FLUSH)
-    data = first + one * (size // len(block)) + pack.flush()
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr("a.npy", data)
-    raw = bytearray(buffer.getvalue())
-    place = raw.rindex(b"PK\x01\x02")
-    struct.pack_into("<H", raw, place + 10, zipfile.ZIP_DEFLATED)
-    struct.pack_into("<I", raw, place + 24, min(size + 128, 0xFFFFFFFE))
-    struct.pack_into("<H", raw, 8, zipfile.ZIP_DEFLATED)
-    path.write_bytes(raw)
 
 
 def test_a_zip_bomb_is_refused_at_once(tmp_path: Path) -> None:

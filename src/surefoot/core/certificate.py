@@ -102,6 +102,9 @@ class Claim:
             raise TypeError(f"the tolerance of claim {claim.name!r} is {claim.tolerance}")
         if claim.bound is not None and math.isnan(to_float(as_number(claim.bound))):
             raise TypeError(f"the bound of claim {claim.name!r} is no number")
+        for name in claim.evidence:
+            if name != "answer" and not name.startswith("input:"):
+                check_evidence_name(name)
         return claim
 
 
@@ -141,8 +144,9 @@ def read_claims(reader: RunReader) -> list[Claim]:
     Raises:
         UnsafeFileError: a field of the wrong type, or a claim that contradicts itself.
     """
+    trees = reader.certificate_tree["claims"]
     try:
-        claims = [Claim.from_json(tree) for tree in reader.certificate_tree["claims"]]
+        claims = [Claim.from_json(tree) for tree in trees]
         require_distinct("claim", (claim.name for claim in claims))
     except (TypeError, ValueError) as error:
         raise UnsafeFileError(f"certificate.json: {error}") from error
