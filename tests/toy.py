@@ -155,7 +155,7 @@ CARD = System(
     name="toy", title="A mean", paper=Paper("On means", ("Ada Mean",), 2025, claim="A mean is found."), options=Options, load=load,
     run=run, write_answer=write_answer, read_answer=read_answer, checks=lambda: {"gap": check_gap, "mean": check_mean},
     sample=SAMPLE, aliases=("average",), inputs=(InputSpec("column", "numbers", ("txt",)),), figures=figures,
-    headline=lambda reader: "The mean was found.", tiny=lambda: [(Column(torch.arange(5.0).double()), Average(tolerance=0.0))],
+    presets={"default": Options(), "tour": Options(steps=100)}, headline=lambda reader: "The mean was found.", tiny=lambda: [(Column(torch.arange(5.0).double()), Average(tolerance=0.0))],
     tiny_inputs=tiny_inputs,
 )  # fmt: skip
-PRIVATE = dataclasses.replace(CARD, name="private-toy", traits=Traits(private=True), run=run_private)
+PRIVATE = dataclasses.replace(CARD, name="private-toy", aliases=(), traits=Traits(private=True), run=run_private)
