@@ -8,12 +8,15 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
 from surefoot import catalog
 
 torch.set_num_threads(1)
+hypothesis.settings.register_profile("surefoot", deadline=None)  # a loaded machine is no failure
+hypothesis.settings.load_profile("surefoot")
 TOYS = {"toy": "toy:CARD", "private-toy": "toy:PRIVATE"}
 SITE = """
 import json, os
