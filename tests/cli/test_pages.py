@@ -16,6 +16,7 @@ from surefoot import catalog
 from surefoot.cli import main
 from surefoot.core.rundir import RunDir
 from surefoot.core.system import Inputs, execute
+from surefoot.records.files import read_json, write_json
 from surefoot.report.compare import write_comparison
 from surefoot.report.html import write_report
 from surefoot.report.tour import tour
@@ -37,6 +38,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory, toy_env: dict[str, str]) -> 
             RunDir.create(folder / name),
             given={"column": "/" + LONG},
         )
+    tree = read_json(folder / "first/certificate.json")
+    tree["claims"][0]["statement"] = LONG  # a word that no line holds
+    write_json(folder / "first/certificate.json", tree)
     report = write_report(folder / "first", toy.CARD)
     runs = [p for p in folder.iterdir() if p.is_dir()]
     comparison = write_comparison([*runs, *runs, *runs], folder / "compare.html")
