@@ -39,6 +39,8 @@ def rates(bench: Bench) -> None:
         value: Any = row.pop("value")
         exact = truth(request["method"], request["kappa"])
         rate, lower = value["rate"], value.get("lower")
+        if rate is None:
+            row["ratio"] = None  # the time of giving up is no speed
         row |= {"rate": rate, "truth": exact, "proved": value["proved"], "floor_by": value.get("floor_by")}
         row["error"] = None if rate is None else rate - exact if exact is not None else rate - lower if lower else None
     says = (
