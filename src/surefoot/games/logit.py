@@ -20,13 +20,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.linalg import lapack
 
 from surefoot.core.certificate import Certificate
 from surefoot.core.method import Look, Method, State, Status, transient
 from surefoot.core.random import Streams
 from surefoot.games.problem import FiniteGame
-from surefoot.games.responses import EPS, Responses, entropic_coupling
+from surefoot.games.responses import EPS, LAPACK, Responses, entropic_coupling
 
 Array = np.ndarray[Any, np.dtype[Any]]
 SHARE = 0.9
@@ -103,7 +102,7 @@ def logit_equilibrium(game: FiniteGame, *, tolerance: float = 1e-14, rounds: int
     while done < rounds and size > tolerance:
         if factors is None or size > CHORD:
             factors = table.newton_factors(p)
-        candidate = x + lapack.dgetrs(*factors, p - x)[0]
+        candidate = x + LAPACK.dgetrs(*factors, p - x)[0]
         response = table.response(candidate)
         fresh = float(np.abs(response - candidate).sum())
         if not fresh <= 0.5 * size:
@@ -121,7 +120,7 @@ def logit_equilibrium(game: FiniteGame, *, tolerance: float = 1e-14, rounds: int
 def _bounds(T: Array, residual: Array) -> tuple[Array, Array, bool]:
     """Witness v, error E and whether both are proved: T v < v, and T E + e <= E with room for rounding."""
     n = len(T)
-    _, _, both, singular = lapack.dgesv(np.eye(n) - T, np.stack([np.ones(n), residual], axis=1))
+    _, _, both, singular = LAPACK.dgesv(np.eye(n) - T, np.stack([np.ones(n), residual], axis=1))
     if singular == 0:
         both[:, 1] *= 1 + 1e-6
         images = T @ both
@@ -184,7 +183,7 @@ class LogitResponse(Method[FiniteGame, LogitState, Array]):
             size = float(table.distance(x, p).max())
             moved = self.damping * x + (1 - self.damping) * p
             if self.newton and size > self.tolerance:
-                candidate = x + lapack.dgetrs(*table.newton_factors(p), p - x)[0]
+                candidate = x + LAPACK.dgetrs(*table.newton_factors(p), p - x)[0]
                 if float(table.distance(candidate, table.response(candidate)).max()) <= 0.5 * size:
                     moved = candidate
             state.x, state.residual = moved, size

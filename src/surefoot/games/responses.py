@@ -17,6 +17,8 @@ from scipy.linalg import lapack
 
 from surefoot.games.problem import FiniteGame
 
+LAPACK: Any = lapack  # its routines carry no types
+
 Array = np.ndarray[Any, np.dtype[Any]]
 EPS = float(np.finfo(np.float64).eps)
 LISTED = 200_000
@@ -201,11 +203,11 @@ class Responses:
         return powers / np.add.reduceat(powers, shape.starts)[shape.owner]
 
     def newton_factors(self, p: Array) -> tuple[Array, Array]:
-        """Factors of I - d BR / dx where the last `response` p was taken; for `lapack.dgetrs`."""
+        """Factors of I - d BR / dx where the last `response` p was taken; for `LAPACK.dgetrs`."""
         shape, G = self._shape, self._slopes
         weighted = p[:, None] * G
         mean = shape.members @ weighted
-        return lapack.dgetrf(self._identity - weighted + p[:, None] * mean[shape.owner])[:2]
+        return LAPACK.dgetrf(self._identity - weighted + p[:, None] * mean[shape.owner])[:2]
 
     def distance(self, x: Array, y: Array) -> Array:
         """|x_i - y_i|_1 of each player (N,)."""
