@@ -184,29 +184,34 @@ def local_bounds(game: MarkovGame, theta: Array) -> LocalBounds:
     return LocalBounds(bounds, reduced, blocks)
 
 
-def published_bounds(game: MarkovGame, theta: Array, *, radius: float = 0.1) -> Bounds:
-    """The constants as the paper's code takes them: extremes over the corners of a cube, and eigenvalues within 1e-5 of 0
-    dropped as the null space of softmax. An estimate (extremes can lie inside the cube), for comparison only."""
+def published_bounds(game: MarkovGame, theta: Array, *, radius: float = 0.1) -> tuple[Bounds, float]:
+    """The constants as the paper's code takes them, for comparison only: bounds, and the natural gradient's Lipschitz constant.
+
+    Extremes over the corners of a cube, and eigenvalues within 1e-5 of 0 dropped as the null space of softmax: an estimate, as
+    extremes can lie inside the cube.
+    """
     first = game.blocks[0]
     spans = [slice(0, first), slice(first, sum(game.blocks))]
-    mu, ell, L = np.full(2, math.inf), np.full(2, -math.inf), np.zeros((2, 2))
+    mu, ell, L, beta = np.full(2, math.inf), np.full(2, -math.inf), np.zeros((2, 2)), 0.0
     for corner in itertools.product((-radius, radius), repeat=len(theta)):
         point = theta + np.array(corner)
-        J = field_jacobian(game, point)
         roots = []
         for policy in policies(game, point):
             values, vectors = np.linalg.eigh(fisher(policy))
             regular = values > 1e-5
             roots.append((vectors[:, regular] / np.sqrt(values[regular])) @ vectors[:, regular].T)
+        whole: Any = block_diag(*roots)
+        scaled = whole @ field_jacobian(game, point) @ whole
+        beta = max(beta, float(np.linalg.norm(scaled, 2)))
         for i, j in itertools.product(range(2), repeat=2):
-            block = roots[i] @ J[spans[i], spans[j]] @ roots[j]
+            block = scaled[spans[i], spans[j]]
             if i != j:
                 L[i, j] = max(L[i, j], float(np.linalg.norm(block, 2)))
                 continue
             values = np.linalg.eigvalsh(0.5 * (block + block.T))
             kept = values[np.abs(values) > 1e-5]
             mu[i], ell[i] = min(mu[i], float(kept.min())), max(ell[i], float(kept.max()))
-    return Bounds(mu[None], ell[None], L[None], "sampled")
+    return Bounds(mu[None], ell[None], L[None], "sampled"), beta
 
 
 @dataclass(kw_only=True)
