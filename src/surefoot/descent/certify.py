@@ -15,7 +15,7 @@ from surefoot.core.certificate import Certificate, Claim, Premise, capped
 from surefoot.core.problem import Constant, Objective
 from surefoot.descent.lyapunov import LyapunovProgram
 from surefoot.descent.problem import AccelerationProblem, FixedStep
-from surefoot.descent.rate_certificate import with_transient
+from surefoot.descent.rate_proofs import with_transient
 from surefoot.descent.rate_search import RateResult, certify_rate
 from surefoot.numerics.rationals import fraction_text
 

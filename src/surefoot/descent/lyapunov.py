@@ -42,6 +42,8 @@ __all__ = ["LyapunovPoint", "LyapunovProgram", "Obstruction", "quadratic_rate"]
 
 # Each multiplier must exceed its share of the margin, so that rounding to rationals keeps all signs.
 MULTIPLIER_SHARE = 0.1
+# A row of C (A - I)^i that has lost this much to cancellation is noise.
+CANCELLED = 1e-10
 
 
 def quadratic_rate(method: FixedStep, *, samples: int = 200) -> float:
@@ -361,24 +363,34 @@ def _pairs(points: int) -> list[tuple[int, int]]:
 def _state_coordinates(method: FixedStep) -> Array:
     """Rows (n, n) that map a state to (sqrt(m) y, differences of y), each at the scale of its response.
 
-    Falls back on an orthonormal complement of the fixed point where the output does not see the whole state.
+    Falls back on the fixed point and its orthogonal complement where the output does not see the whole state, as for
+    a method whose pole cancels a zero: C (A - I)^i is then rounding and no direction.
     """
     A, B, C = method.arrays()
     size = method.order
     moved = A - np.eye(size)
+
+    def at_scale(row: Array) -> Array:
+        responses = [abs(float(row @ np.linalg.matrix_power(A, j) @ B)) for j in range(size)]
+        return row / max(responses) if max(responses) > 0 else row
+
     rows = [np.sqrt(float(method.m)) * C]
     row = C
     for _ in range(1, size):
-        row = row @ moved
-        responses = [abs(float(row @ np.linalg.matrix_power(A, j) @ B)) for j in range(size)]
-        rows.append(row / max(responses) if max(responses) > 0 else row)
-    coordinates = _few_bits(np.array(rows))
-    lengths = np.linalg.norm(coordinates, axis=1)
-    if lengths.min() > 0 and np.linalg.cond(coordinates / lengths[:, None]) < 1e6:
-        return coordinates
+        following = row @ moved
+        if np.abs(following).max() <= CANCELLED * float((np.abs(row) @ np.abs(moved)).max()):
+            break
+        row = following
+        rows.append(at_scale(row))
+    if len(rows) == size:
+        coordinates = _few_bits(np.array(rows))
+        lengths = np.linalg.norm(coordinates, axis=1)
+        if lengths.min() > 0 and np.linalg.cond(coordinates / lengths[:, None]) < 1e6:
+            return coordinates
     point = np.array([float(entry) for entry in method.fixed_point])
     complement = np.linalg.svd(point[None, :])[2][1:]
-    return _few_bits(np.vstack([rows[0], complement]))
+    along = np.sqrt(float(method.m)) * point / float(point @ point)
+    return _few_bits(np.vstack([along, *map(at_scale, complement)]))
 
 
 def _few_bits(matrix: Array) -> Array:

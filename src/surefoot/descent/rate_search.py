@@ -16,7 +16,8 @@ from typing import Any
 from surefoot.descent.lyapunov import LyapunovPoint, LyapunovProgram, quadratic_rate
 from surefoot.descent.momentum import fixed_step
 from surefoot.descent.problem import FixedStep
-from surefoot.descent.rate_certificate import ObstructionCertificate, RateCertificate, prove_obstruction, prove_rate
+from surefoot.descent.rate_certificate import ObstructionCertificate, RateCertificate
+from surefoot.descent.rate_proofs import prove_obstruction, prove_rate
 from surefoot.numerics.rationals import Number, spectral_radius_at_least
 
 __all__ = ["Bracket", "RateResult", "advance", "certify", "certify_rate", "conclude", "first_bracket", "settle_outcome"]
