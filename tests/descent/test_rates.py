@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from surefoot.descent import FixedStep, RateCertificate, certify, certify_rate, fixed_step, iqc_rate, read_method
-from surefoot.descent.lyapunov import LyapunovProgram, quadratic_rate
+from surefoot.descent.lyapunov import LyapunovProgram
 from surefoot.descent.rate_proofs import with_transient
+from surefoot.descent.scaling import quadratic_rate
 
 # Two independent computations (a prototype and AutoLyap where kappa <= 100).
 PUBLISHED = {

@@ -59,9 +59,7 @@ class ExactWindow:
 
     def signals(self, points: int, columns: int) -> RationalMatrix:
         """The rows y_0, ..., y_{p-1}, u_0, ..., u_{p-1} over the first columns of w."""
-        return self.outputs.part(slice(points), slice(columns)).over(
-            self.gradients.part(slice(points), slice(columns))
-        )
+        return self.outputs.part(slice(points), slice(columns)).over(self.gradients.part(slice(points), slice(columns)))
 
     def interpolation(self, multipliers: Mapping[Pair, Fraction], points: int, columns: int) -> RationalMatrix:
         """Quadratic part of sum multipliers_ij q_ij as a matrix over w; index ``points`` is the minimiser."""

@@ -13,7 +13,8 @@ from fractions import Fraction
 import numpy as np
 
 from surefoot.descent.exact_window import ExactWindow, Pair, value_balance
-from surefoot.descent.lyapunov import LyapunovPoint, LyapunovProgram, Obstruction
+from surefoot.descent.lyapunov import LyapunovPoint, LyapunovProgram
+from surefoot.descent.obstruction import Obstruction
 from surefoot.descent.rate_certificate import ObstructionCertificate, RateCertificate
 from surefoot.numerics.rational_matrices import RationalMatrix
 from surefoot.numerics.rationals import round_to_bits
@@ -60,7 +61,13 @@ def prove_rate(program: LyapunovProgram, point: LyapunovPoint, rho: Fraction) ->
 
 
 def with_transient(program: LyapunovProgram, certificate: RateCertificate) -> RateCertificate:
-    """Add the smallest provable constant c of the start; the certificate as it was if none can be proved."""
+    """Add the smallest provable constant c of the start; the certificate as it was if none can be proved.
+
+    The Lyapunov function is first exchanged for one of the same rate that stays farther above |xi|^2, where there is one.
+    """
+    settled = prove_rate(program, program.settle(program.margin(float(certificate.rho))), certificate.rho)
+    if settled is not None:
+        certificate = replace(settled, method=certificate.method)
     star = program.memory + 1
     back = _to_plain(program, star)
     scaled_P = RationalMatrix.of(certificate.P).congruence(back).fractions()
@@ -137,7 +144,9 @@ def _rounded_matrix(values: np.ndarray) -> RationalMatrix:
 
 
 def _diagonal(values: Sequence[Fraction]) -> RationalMatrix:
-    return RationalMatrix.of([[value if i == j else ZERO for j in range(len(values))] for i, value in enumerate(values)])
+    return RationalMatrix.of(
+        [[value if i == j else ZERO for j in range(len(values))] for i, value in enumerate(values)]
+    )
 
 
 def _state_gain(program: LyapunovProgram) -> float:
@@ -169,5 +178,3 @@ def _inverse(matrix: Rows) -> Rows:
             if i != column and factor:
                 work[i] = [a - factor * b for a, b in zip(work[i], work[column], strict=True)]
     return [row[size:] for row in work]
-
-
