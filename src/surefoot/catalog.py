@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import logging
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -34,32 +33,30 @@ class UnknownCardError(LookupError):
 
 @cache
 def cards() -> Mapping[str, System]:
-    """All cards by name, built in first; a third-party card that fails to load is logged and left out."""
+    """All cards by name, built in first; one that fails to load is logged and left out."""
+    built_in = [EntryPoint(name, target, GROUP) for name, target in BUILT_IN.items()]
     found: dict[str, System] = {}
-    for name, target in BUILT_IN.items():
-        module, _, attribute = target.partition(":")
-        found[name] = getattr(importlib.import_module(module), attribute)
-    taken = {alias for card in found.values() for alias in (card.name, *card.aliases)}
-    for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
-        card = _third_party(entry)
+    taken: set[str] = set()
+    for entry in [*built_in, *sorted(entry_points(group=GROUP), key=lambda e: e.name)]:
+        card = _loaded(entry)
         if card is None:
             continue
         if taken & {card.name, *card.aliases}:
-            log.warning("plug-in %s: the card name %r is taken; it is left out", entry.value, card.name)
+            log.warning("card %s: the name %r is taken; it is left out", entry.value, card.name)
             continue
         taken |= {card.name, *card.aliases}
         found[card.name] = card
     return found
 
 
-def _third_party(entry: EntryPoint) -> System | None:
+def _loaded(entry: EntryPoint) -> System | None:
     try:
         card = entry.load()
-    except (Exception, SystemExit) as error:  # a broken plug-in must not take the command down with it
-        log.warning("plug-in %s cannot be loaded: %s: %s", entry.value, type(error).__name__, error)
+    except (Exception, SystemExit) as error:  # a broken card must not take the command down with it
+        log.warning("card %s cannot be loaded: %s: %s", entry.value, type(error).__name__, error)
         return None
     if not isinstance(card, System):
-        log.warning("plug-in %s is not a surefoot System", entry.value)
+        log.warning("card %s is not a surefoot System", entry.value)
         return None
     return card
 

@@ -158,6 +158,10 @@ def run(arguments: list[str]) -> int:
         return _run_in(folder, system, dataclasses.replace(session, device=device), options, given)
     except KeyboardInterrupt:  # outside the loop of steps, where there is nothing to finish first
         return _say_interrupted(folder, system)
+    except (ValueError, OSError, ImportError):
+        if not session.resume:
+            folder.discard()
+        raise
 
 
 def _parse_run(system: System, arguments: list[str]) -> tuple[Session, Any, tuple[str, ...]]:
@@ -294,10 +298,11 @@ def _threads(number: int) -> Any:
 
 def _print_run(folder: RunDir, system: System, reason: str, verdicts: Sequence[Verdict], page: Path) -> None:
     from surefoot.core.rundir import RunReader
+    from surefoot.report.html import headline
 
     reader = RunReader(folder.root)
     if reader.config["status"] == "finished" and reader.has("answer"):
-        sys.stdout.write(f"{system.headline(reader)}\n\n")
+        sys.stdout.write(f"{printable(headline(system, reader))}\n\n")
     _print_verdicts(reader, verdicts)
     sys.stdout.write(f"\nended: {reason}\nanswer: {folder.root / 'answer'}\nreport: {page}\n")
 
@@ -366,7 +371,12 @@ def compare(arguments: list[str]) -> int:
     parser = _parser("compare", compare)
     parser.add_argument("runs", nargs="+")
     parser.add_argument("-o", "--out", default="compare.html", help="the page (default compare.html)")
+    parser.add_argument(
+        "--verify", action="store_true", help="judge every run anew; else the verdicts on file are shown"
+    )
     asked = parser.parse_args(arguments)
+    for path in asked.runs if asked.verify else ():
+        verify([path, "--quiet"])
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +77,6 @@ def test_run_exit_codes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert run(tmp_path / "diverged", "--damping", "3", "--steps", "5000") == 1
     assert "step" in capsys.readouterr().err
     assert RunReader(tmp_path / "diverged").config["status"] == "failed"
-    (tmp_path / "bad.txt").write_text("words")
-    assert main(["run", "toy", str(tmp_path / "bad.txt"), "-o", str(tmp_path / "bad"), "--quiet"]) == 1
-    assert "could not convert" in RunReader(tmp_path / "bad").config["reason"]
 
     def wrong(answer: Any, problem: Any, folder: Path) -> None:
         write_json(folder / "mean.json", {"mean": float(answer) + 1})
@@ -200,6 +199,63 @@ def test_seeds_and_threads(tmp_path: Path) -> None:
     assert torch.get_num_threads() == 1
 
 
+def test_a_refused_input_leaves_no_folder_and_a_mended_one_runs(tmp_path: Path, capsys: Text) -> None:
+    column = tmp_path / "column.txt"
+    column.write_text("words")
+    asked = ["run", "toy", str(column), "-o", str(tmp_path / "run"), "--quiet"]
+    assert main(asked) == 1
+    assert "could not convert" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["column.txt"]
+    column.write_text("1 2 6")
+    assert main(asked) == 0
+    column.write_text("words")
+    assert main([*asked, "--resume"]) == 1  # what was computed stays
+    assert (tmp_path / "run" / "answer").is_dir()
+
+
+def test_a_changed_or_missing_input_is_unchecked(tmp_path: Path) -> None:
+    column = tmp_path / "column.txt"
+    column.write_text("1 2 6")
+    assert main(["run", "toy", str(column), "-o", str(tmp_path / "run"), "--quiet"]) == 0
+    column.write_text("1 2 7")
+    assert main(["verify", str(tmp_path / "run"), "--quiet"]) == 3
+    column.unlink()
+    assert main(["verify", str(tmp_path / "run"), "--quiet"]) == 3
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "column.txt").write_text("1 2 6")
+    assert main(["verify", str(tmp_path / "run"), "--quiet", "--data", str(tmp_path / "elsewhere")]) == 0
+
+
+def test_a_card_that_cannot_draw_loses_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Text) -> None:
+    import dataclasses
+
+    from surefoot import catalog
+
+    def wrong(reader: Any) -> Any:
+        raise AssertionError("no ink")
+
+    monkeypatch.setattr(toy, "CARD", dataclasses.replace(toy.CARD, headline=wrong, figures=wrong))
+    catalog.cards.cache_clear()
+    assert main(["run", "toy", "-o", str(tmp_path / "run")]) == 0
+    assert "The headline cannot be made from the files of this run (AssertionError: no ink)" in capsys.readouterr().out
+    assert "Figures cannot be made" in (tmp_path / "run" / "report.html").read_text()
+    assert (tmp_path / "run" / "answer" / "mean.json").is_file()
+
+
+def test_verdicts_of_another_certificate_are_not_shown(done: Path, tmp_path: Path, capsys: Text) -> None:
+    assert main(["view", str(done), "--no-open"]) == 0
+    assert "Verdicts on file since" in (done / "report.html").read_text()
+    tree = read_json(done / "certificate.json")
+    tree["claims"][0]["value"] = 0.5
+    write_json(done / "certificate.json", tree)
+    assert main(["view", str(done), "--no-open"]) == 0
+    page = (done / "report.html").read_text()
+    assert "the certificate changed after it was verified" in page
+    assert ">confirmed<" not in page
+    assert main(["compare", str(done), "--verify", "-o", str(tmp_path / "c.html")]) == 0
+    assert "refuted" in capsys.readouterr().out
+
+
 # ---- what is printed -----------------------------------------------------------------------------------------
 def test_run_prints_headline_claims_and_where_things_are(tmp_path: Path, capsys: Text) -> None:
     assert main(["run", "toy", "-o", str(tmp_path / "run")]) == 0
@@ -306,6 +362,25 @@ def test_python_dash_m(toy_env: dict[str, str]) -> None:
         [sys.executable, "-m", "surefoot", "nothing"], capture_output=True, text=True, env=toy_env, check=False
     )
     assert done.returncode == 2
+
+
+def test_a_killed_command_goes_on_from_its_last_checkpoint(toy_env: dict[str, str], tmp_path: Path) -> None:
+    def command(*more: str) -> list[str]:
+        return [sys.executable, "-m", "surefoot", "run", "toy", "--quiet", "-o", *more]
+
+    process = subprocess.Popen(command("cut", "--pause", "0.2", "--save", "4"), cwd=tmp_path, env=toy_env)
+    until = time.monotonic() + 60
+    while not list((tmp_path / "cut").glob("checkpoints/0*")):
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "cut" / "answer").exists()
+    for more in (["whole"], ["cut", "--resume", "--pause", "0.2"]):
+        subprocess.run(command(*more), cwd=tmp_path, env=toy_env, check=True)
+    answers = [(tmp_path / name / "answer" / "mean.json").read_bytes() for name in ("cut", "whole")]
+    assert answers[0] == answers[1]
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not here")

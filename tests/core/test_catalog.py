@@ -64,6 +64,16 @@ def test_good_plug_ins_join_and_bad_ones_are_logged_and_left_out(
         assert said in caplog.text
 
 
+def test_a_broken_card_of_our_own_does_not_stop_the_others(
+    toys: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(catalog, "BUILT_IN", {"broken": "surefoot.no_such_domain.card:CARD", "toy": "toy:CARD"})
+    catalog.cards.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        assert list(catalog.cards()) == ["toy"]
+    assert "no_such_domain" in caplog.text
+
+
 def test_running_from_python(toys: None, tmp_path: Path) -> None:
     inputs = toy.tiny_inputs(tmp_path)
     result = surefoot.run("average", inputs["column"], out=tmp_path / "run", damping=0.4)

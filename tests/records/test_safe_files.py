@@ -32,6 +32,7 @@ from surefoot.records.files import (
     write_json,
     write_npz,
 )  # fmt: skip
+from surefoot.records.rundir import RunDir
 
 
 def child_killed_at(path: Path, monkeypatch: pytest.MonkeyPatch, act: Any) -> None:
@@ -57,6 +58,29 @@ def test_a_kill_before_the_rename_leaves_the_old_folder(tmp_path: Path, monkeypa
     write_folder(path, lambda folder: write_bytes(folder / "x", b"old"))
     child_killed_at(path, monkeypatch, lambda: write_folder(path, lambda folder: (folder / "x").write_bytes(b"new")))
     assert (path / "x").read_bytes() == b"old"
+
+
+def test_a_kill_between_the_two_renames_loses_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunDir.create(tmp_path / "run")
+    run.write_config(card="toy")
+    run.write_answer(lambda folder: write_bytes(folder / "x", b"old"))
+    child = os.fork()
+    if child == 0:
+        rename = Path.replace
+
+        def second_kills(path: Path, target: Path) -> Path:
+            if target == run.root / "answer":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return rename(path, target)
+
+        monkeypatch.setattr(Path, "replace", second_kills)
+        run.write_answer(lambda folder: (folder / "x").write_bytes(b"new"))
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert not (run.root / "answer").exists()
+    RunDir.create(run.root, resume=True)
+    assert (run.root / "answer" / "x").read_bytes() == b"old"
+    assert sorted(p.name for p in run.root.iterdir()) == ["answer", "config.json"]
 
 
 def test_a_failed_write_leaves_no_trace(tmp_path: Path) -> None:

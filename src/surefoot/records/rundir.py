@@ -67,6 +67,14 @@ def half_written(root: Path) -> list[Path]:
     return temporary
 
 
+def put_back(root: Path) -> None:
+    """A folder that was being replaced when the run was killed, between two renames, returns to its place."""
+    for name in FOLDERS:
+        kept = next((path / "old" for path in root.glob(f".{name}-old.*") if (path / "old").is_dir()), None)
+        if kept is not None and not (root / name).exists():
+            kept.replace(root / name)
+
+
 def is_writer() -> bool:
     """Rank 0 owns the run directory."""
     return int(os.environ.get("RANK", "0")) == 0
@@ -108,9 +116,15 @@ class RunDir:
                 )
             shutil.rmtree(root)
         root.mkdir(parents=True, exist_ok=True)
+        put_back(root)
         for part in half_written(root):
             shutil.rmtree(part) if part.is_dir() and not part.is_symlink() else part.unlink()
         return cls(root, **more)
+
+    def discard(self) -> None:
+        """Remove a fresh run in which nothing was computed (its input was refused), so that its name is free again."""
+        if not any((self.root / name).exists() for name in ("inputs.json", "answer", "evidence", "checkpoints")):
+            shutil.rmtree(self.root)
 
     @property
     def checkpoints(self) -> Path:
@@ -229,7 +243,22 @@ class RunReader:
 
     @cached_property
     def verdicts(self) -> list[dict[str, Any]]:
+        """The verdicts on file. They are part of the folder: whoever wrote it could write any; `verify` judges anew."""
         return self._rows("verdict.json", "verdicts", ("claim", "verdict", "why"))
+
+    @cached_property
+    def judged(self) -> dict[str, Any]:
+        """When and by which version the verdicts on file were written, and whether this certificate is what they judge."""
+        if not self.has("verdict.json"):
+            return {}
+        tree = self._tree("verdict.json")
+        by = tree.get("versions")
+        same = tree.get("certificate") in (None, sha256(inside(self.root, "certificate.json")))
+        return {
+            "when": str(tree.get("when", "")),
+            "by": str(by.get("surefoot", "")) if isinstance(by, dict) else "",
+            "same": same,
+        }
 
     @cached_property
     def certificate_tree(self) -> dict[str, Any]:
@@ -242,7 +271,15 @@ class RunReader:
     def write_verdicts(self, verdicts: Sequence[Mapping[str, Any]], **how: Any) -> None:
         """Write verdict.json; a run that cannot be written is only warned about, since it is checked all the same."""
         when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        tree = {"schema": SCHEMA, "versions": versions(), "when": when, **how, "verdicts": verdicts}
+        judged = sha256(self.root / "certificate.json")
+        tree = {
+            "schema": SCHEMA,
+            "versions": versions(),
+            "when": when,
+            "certificate": judged,
+            **how,
+            "verdicts": verdicts,
+        }
         try:
             write_json(self.root / "verdict.json", tree)
         except OSError as error:

@@ -7,9 +7,9 @@ import io
 import logging
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jinja2
 import numpy as np
@@ -17,12 +17,12 @@ import numpy as np
 from surefoot.core.certificate import Claim, read_claims
 from surefoot.core.rundir import RunReader
 from surefoot.core.system import System
-from surefoot.core.verify import UNUSABLE
 from surefoot.records.files import inside, write_bytes
 from surefoot.records.numbers import as_number, to_float
 from surefoot.report.style import styled
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -53,6 +53,8 @@ def relation(claim: Claim) -> str:
     sign = {"<=": "≤", ">=": "≥", "==": "="}[claim.relation]
     if claim.outcome == "fails":
         sign = {"≤": "≰", "≥": "≱", "=": "≠"}[sign]
+    if claim.outcome == "undecided":
+        sign += "?"
     return f"{number(claim.value)} {sign} {number(claim.bound)}" + (
         f" ± {claim.tolerance:.1g}" if claim.tolerance else ""
     )
@@ -63,9 +65,12 @@ def claim_rows(reader: RunReader) -> list[dict[str, Any]]:
     if not reader.has("certificate.json"):
         return []
     said = {v["claim"]: v for v in reader.verdicts}
+    unsaid = {"verdict": "unchecked", "why": "not verified yet"}
+    if not reader.judged.get("same", True):
+        said, unsaid["why"] = {}, "the certificate changed after it was verified"
     rows = []
     for claim in read_claims(reader):
-        verdict = said.get(claim.name, {"verdict": "unchecked", "why": "not verified yet"})
+        verdict = said.get(claim.name, unsaid)
         confidence = claim.confidence
         rows.append({
             "name": claim.name, "statement": claim.statement, "kind": claim.kind, "outcome": claim.outcome, "scope": claim.scope,
@@ -178,13 +183,20 @@ def command(config: Mapping[str, Any], system: System) -> str:
     return shlex.join(parts)
 
 
-def _told(system: System, reader: RunReader) -> tuple[str, list[dict[str, str]]]:
-    """The card's headline and figures, or why its files allow none (they may be a stranger's)."""
+def headline(system: System, reader: RunReader) -> str:
+    """The card's headline, or why its files allow none (they may be a stranger's)."""
+    text, wrong = guarded("The headline", lambda: system.headline(reader), "")
+    return text or wrong
+
+
+def guarded(what: str, make: Callable[[], T], otherwise: T) -> tuple[T, str]:
+    """What `make` gives and ''; or `otherwise` and why, since a picture that fails loses no answer."""
     try:
-        return system.headline(reader), draw(reader, system)
-    except UNUSABLE as error:
-        log.warning("headline and figures cannot be made: %s: %s", type(error).__name__, error)
-        return f"Headline and figures cannot be made from the files of this run ({type(error).__name__}: {error}).", []
+        return make(), ""
+    except Exception as error:  # whatever a card's drawing code raises
+        log.warning("%s cannot be made: %s: %s", what.lower(), type(error).__name__, error)
+        log.debug("details", exc_info=error)
+        return otherwise, f"{what} cannot be made from the files of this run ({type(error).__name__}: {error})."
 
 
 def write_report(path: str | Path, system: System) -> Path:
@@ -193,10 +205,13 @@ def write_report(path: str | Path, system: System) -> Path:
     config = reader.config
     rows = claim_rows(reader)
     complete = reader.has("answer") and config.get("status") == "finished"
-    headline, figures = _told(system, reader) if complete else (str(config.get("reason", "")), [])
+    lead, figures = str(config.get("reason", "")), list[dict[str, str]]()
+    if complete:
+        figures, wrong = guarded("Figures", lambda: draw(reader, system), [])
+        lead = f"{headline(system, reader)} {wrong}".strip()
     html = page(
         "report.html", card=system.name, title=system.title, when=config.get("created", ""), status=config.get("status", ""),
-        headline=headline, tiles=tiles(reader, rows), figures=figures, rows=rows, why_none=config.get("reason", ""),
+        headline=lead, judged=reader.judged, tiles=tiles(reader, rows), figures=figures, rows=rows, why_none=config.get("reason", ""),
         plots=history_plots({"": reader.history}), command=command(config, system), folder=reader.root.name,
         options=config.get("options", {}), inputs=[_Blank(i) for i in reader.inputs], paper=system.paper,
         versions=config.get("versions", {}),

@@ -17,7 +17,7 @@ from surefoot.core.rundir import RunReader
 from surefoot.core.system import System
 from surefoot.records.files import write_bytes
 from surefoot.records.versions import versions
-from surefoot.report.html import claim_rows, page
+from surefoot.report.html import claim_rows, guarded, headline, page
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def _entry(stop: Stop) -> dict[str, Any]:
         f"{i.get('title', i['origin'])}{' (fallback sample)' if i.get('fallback') else ''}" for i in samples
     )
     if reader.config.get("status") == "finished" and reader.has("answer"):
-        pictures = list(system.figures(reader))
+        pictures, _ = guarded("Figures", lambda: list(system.figures(reader)), [])
         if pictures:
             first = pictures[0]
             entry |= {
@@ -103,5 +103,5 @@ def _entry(stop: Stop) -> dict[str, Any]:
                 "caption": first.caption,
                 "alt": first.alt or first.caption,
             }
-        entry |= {"headline": system.headline(reader), "rows": claim_rows(reader)}
+        entry |= {"headline": headline(system, reader), "rows": claim_rows(reader)}
     return entry

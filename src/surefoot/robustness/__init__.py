@@ -1,0 +1,1 @@
+"""Classifiers under noise: randomized smoothing and the inversion of backdoors."""
