@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from surefoot.core.system import Figure, Inputs, InputSpec, Paper, Sample, System, Traits
+from surefoot._lazy import later
+from surefoot.core.system import Inputs, InputSpec, Paper, Sample, System, Traits
 
 if TYPE_CHECKING:
-    from surefoot.core.rundir import RunDir, RunReader
+    from surefoot.core.rundir import RunDir
     from surefoot.core.solve import Result
-    from surefoot.core.verify import Check
     from surefoot.robustness.problem import Certification, Radii
 
 
@@ -209,27 +209,6 @@ def read_answer(folder: Path) -> Radii:
     return read_log(folder / "radii.tsv")
 
 
-def checks() -> Mapping[str, Check]:
-    """The checkers."""
-    from surefoot.robustness.verify import CHECKS
-
-    return CHECKS
-
-
-def figures(reader: RunReader) -> Sequence[Figure]:
-    """Certified accuracy over the radius, and the radii of the images."""
-    from surefoot.robustness.smoothing_figures import figures as draw
-
-    return draw(reader)
-
-
-def headline(reader: RunReader) -> str:
-    """What was found, in one sentence."""
-    from surefoot.robustness.smoothing_figures import headline as say
-
-    return say(reader)
-
-
 def tiny() -> Sequence[tuple[Any, Any]]:
     """A linear classifier of two pixels, by every branch of the method."""
     import torch
@@ -297,7 +276,7 @@ CARD = System(
     run=run,
     write_answer=write_answer,
     read_answer=read_answer,
-    checks=checks,
+    checks=later("surefoot.robustness.verify:CHECKS"),
     sample=SAMPLE,
     aliases=("lipschitz-smoothing",),
     domain="robustness",
@@ -317,8 +296,8 @@ CARD = System(
         ),
         InputSpec("weights", "weights of a recipe's module", (".safetensors", ".pt"), required=False),
     ),
-    figures=figures,
-    headline=headline,
+    figures=later("surefoot.robustness.smoothing_figures:figures"),
+    headline=later("surefoot.robustness.smoothing_figures:headline"),
     extras=("onnx", "samples"),
     traits=Traits(gpu=True),
     peers=("art",),
