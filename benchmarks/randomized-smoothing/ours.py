@@ -26,7 +26,7 @@ torch.set_num_threads(1)
 
 
 def handle(request: dict[str, Any]) -> dict[str, Any]:
-    """Seconds an image."""
+    """CPU seconds an image."""
     data = np.load(request["file"])
     network = plain_network(data)
     images = torch.from_numpy(data["images"][: request["count"]])
@@ -42,9 +42,9 @@ def handle(request: dict[str, Any]) -> dict[str, Any]:
         Classifier(network, tuple(images.shape[1:]), 10, request["sigma"], identity={"bench": 1}), LabelledImages(images, labels), plan,
         Noise(rows=request["rows"]),
     )  # fmt: skip
-    began = time.perf_counter()
+    began = time.process_time()
     result = solve(problem, CertifyRadii(), seed=request.get("seed", 0), certify=False)
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     return {
         "seconds": seconds / len(images),
         "value": {

@@ -20,18 +20,18 @@ torch.set_num_threads(1)
 
 
 def handle(request: dict[str, Any]) -> dict[str, Any]:
-    """Seconds an image."""
+    """CPU seconds an image."""
     data = np.load(request["file"])
     network, images = plain_network(data), torch.from_numpy(data["images"][: request["count"]])
     total, rows = request["draws"] + request["first"], request["rows"]
     sums = torch.zeros(10)
-    began = time.perf_counter()
+    began = time.process_time()
     with torch.no_grad():
         for image in images:
             for block in range(0, total, rows):
                 noise = torch.randn(min(rows, total - block), *image.shape)
                 sums += network(image + request["sigma"] * noise).sum(0)
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     return {
         "seconds": seconds / len(images),
         "value": {"draws_an_image": total, "finite": bool(torch.isfinite(sums).all())},
