@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from harness import Bench, Side
 from surefoot.core.random import Streams
 from surefoot.data.digits import small_digits
 from surefoot.data.images import read_images
-from surefoot.robustness.estimate import columns, estimate_counts, estimate_scores
+from surefoot.robustness.estimate import certify_logits
 from surefoot.robustness.maps import HARDMAX, grid
 from surefoot.robustness.networks import SmallCNN, train_small_cnn
 from surefoot.robustness.paper import released_radius
@@ -52,7 +51,7 @@ def mnist(bench: Bench) -> tuple[SmallCNN, torch.Tensor, Any] | None:
     table = read_images(data / "lipschitz-smoothing" / "t10k-images-idx3-ubyte.gz")
     assert table.labels is not None
     images = torch.from_numpy(table.values)
-    network = train_small_cnn(images[:8000], table.labels[:8000], noise=0.5, epochs=8)
+    network = train_small_cnn(images[:8000], table.labels[:8000], noise=0.5, epochs=8, decay=1.0)
     rows = np.arange(8000, 10000, 20)
     MADE["mnist"] = network, images[torch.from_numpy(rows)], table.labels[rows]
     return MADE["mnist"]
@@ -78,14 +77,8 @@ def certify_by(plan: Plan, sigma: float) -> Rule:
     """A plan as a rule on given logits."""
 
     def rule(first: torch.Tensor, fresh: torch.Tensor) -> tuple[int, float]:
-        choice = plan.choose(first, plan.maps, sigma, math.inf)
-        classes = fresh.shape[1]
-        if choice.strategy.map == HARDMAX:
-            found = estimate_counts(choice, np.bincount(fresh.argmax(1).numpy(), minlength=classes), plan, sigma)
-        else:
-            scores = columns(choice.strategy.map, fresh, choice.bucket)
-            found = estimate_scores(choice, scores, plan, sigma, math.inf, classes)
-        return (choice.top, found.radius) if found.radius > 0 else (-1, 0.0)
+        predicted, found = certify_logits(first, fresh, plan, sigma)
+        return predicted, found.radius
 
     return rule
 
