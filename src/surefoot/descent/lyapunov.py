@@ -171,7 +171,6 @@ class LyapunovProgram:
             ("semidefinite", window),
             ("semidefinite", inner),
         ]
-        self._upper_rows, self._lower_rows = upper, slice(equations, top + decrease)
 
     def margin(self, rho: float, *, tolerance: float = 1e-9) -> LyapunovPoint:
         """Largest common margin t of both inequalities and of the multipliers, sum of multipliers = 1.
@@ -183,21 +182,6 @@ class LyapunovProgram:
         )
         slope = -self._margin_rows.slope(solution.x, solution.z)
         return self._point(rho, solution, slope)
-
-    def settle(self, point: LyapunovPoint, *, tolerance: float = 1e-11) -> LyapunovPoint:
-        """Give up half the margin of the decrease for the largest margin of the positivity.
-
-        The constant in |xi_k| <= const rho^k |xi_0| is the better for it. Returns the point as it was where
-        the solver cannot improve it.
-        """
-        cost = self._margin_cost
-        matrix = self._margin_rows.dense(point.rho**2)
-        right = self._margin_right.copy()
-        right[self._lower_rows] = -0.5 * point.margin * matrix[self._lower_rows, -1]
-        matrix[self._lower_rows, -1] = 0.0
-        solution = solve_conic(cost, matrix, right, self._margin_cones, tolerance=tolerance)
-        settled = self._point(point.rho, solution, point.slope)
-        return settled if settled.margin > point.margin else point
 
     def transient(self, P: Array, p: Array, length: Array, room: float) -> tuple[float, Array]:
         """Nearly smallest c with V <= c |xi|^2 at the start of the window, and its multipliers with a margin.
@@ -274,9 +258,6 @@ class ParametricRows:
     def slope(self, x: Array, z: Array) -> float:
         """``z' moving x``: with a dual optimum z, the derivative in r of the optimal value."""
         return float(np.sum(z[self.indices] * self.moving * x[self._columns]))
-
-    def dense(self, r: float) -> Array:
-        return self.at(r).toarray()
 
 
 def _pairs(points: int) -> list[tuple[int, int]]:
