@@ -84,7 +84,9 @@ def test_the_convex_flow_is_a_bessel_function() -> None:
     """x'' + (3/t) x' + h x = 0, at rest at t_0: x = (a J_1 + b Y_1)(sqrt(h) t) / t."""
     h, start = 3.0, 0.2
     w = math.sqrt(h)
-    found = integrate_flow("convex-nesterov", quadratic([h]), np.array([1.5]), 10.0, m=0.0, step_size=0.0, start_time=start)
+    found = integrate_flow(
+        "convex-nesterov", quadratic([h]), np.array([1.5]), 10.0, m=0.0, step_size=0.0, start_time=start
+    )
     basis = np.array([[jv(1, w * start), yv(1, w * start)], [w * jvp(1, w * start), w * yvp(1, w * start)]])
     # x t = u and (x t)' = x at rest
     a, b = np.linalg.solve(basis, [1.5 * start, 1.5])
@@ -104,7 +106,14 @@ def test_storage_falls_at_its_rate_along_a_flow(name: str, seed: int) -> None:
 def test_storage_of_the_convex_flow_never_rises() -> None:
     f = quadratic([0.0, 0.01, 4.0])
     found = integrate_flow(
-        "convex-nesterov", f, np.array([1.0, -3.0, 2.0]), 60.0, m=0.0, step_size=0.0, start_time=0.1, minimiser=np.array([1.0, 0, 0])
+        "convex-nesterov",
+        f,
+        np.array([1.0, -3.0, 2.0]),
+        60.0,
+        m=0.0,
+        step_size=0.0,
+        start_time=0.1,
+        minimiser=np.array([1.0, 0, 0]),
     )
     assert np.all(np.diff(found.storage) <= 1e-7 * found.storage[0])
     values = np.array([f(x)[0] for x in found.x])
@@ -144,7 +153,9 @@ def test_immersion_decays_exactly_whatever_the_function(feedback: float) -> None
 @pytest.mark.parametrize("name", ["nesterov", "triple-momentum"])
 def test_the_distance_to_the_flow_is_of_first_order_in_the_root_of_the_step(name) -> None:
     f = Logistic(0.2)
-    errors = [discretisation_error(name, f, np.array([1.0, 1.0, -1.0]), 3.0, m=f.m, step_size=0.1 / 4**k) for k in range(4)]
+    errors = [
+        discretisation_error(name, f, np.array([1.0, 1.0, -1.0]), 3.0, m=f.m, step_size=0.1 / 4**k) for k in range(4)
+    ]
     ratios = np.array(errors[:-1]) / np.array(errors[1:])
     assert np.all(np.abs(ratios - 2) < 0.35)
     assert abs(ratios[-1] - 2) < 0.12

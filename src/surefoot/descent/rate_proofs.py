@@ -75,8 +75,8 @@ def _balance(multipliers: dict[Pair, Fraction], left: Sequence[Fraction], star: 
 def with_transient(program: LyapunovProgram, certificate: RateCertificate) -> RateCertificate:
     """The proof of the same rate with the smallest provable constant c of the start.
 
-    The Lyapunov function is exchanged for the one with the smallest c; where that one cannot be proved, c is found for the
-    function at hand, and where that fails, too, the certificate comes back as it was.
+    The Lyapunov function is exchanged for the one with the smallest c; where none can be proved, the certificate comes back
+    as it was.
     """
     window = ExactWindow(program.method, program.memory)
     star = program.memory + 1
@@ -90,31 +90,6 @@ def with_transient(program: LyapunovProgram, certificate: RateCertificate) -> Ra
         _balance(nu, [v + w for v, w in zip(value_balance(nu, star), found.p, strict=True)], star)
         proved = replace(found, method=certificate.method, transient=_up(start.bound * float(scale) / wanted), nu=nu)
         if proved.holds_on(window) and proved.bounds_transient():
-            return proved
-    return _with_transient_of(program, certificate)
-
-
-def _with_transient_of(program: LyapunovProgram, certificate: RateCertificate) -> RateCertificate:
-    """Add the smallest provable c of this Lyapunov function."""
-    star = program.memory + 1
-    back = _to_plain(program, star)
-    scaled_P = RationalMatrix.of(certificate.P).congruence(back).fractions()
-    start = back.part(slice(program.order), slice(None))
-    P = np.array([[float(x) for x in row] for row in scaled_P])
-    p = np.array([float(x) for x in certificate.p])
-    squared_length = np.array([[float(x) for x in row] for row in (start.T @ start).fractions()])
-    for room in ROOMS:
-        bound, nu_values = program.transient(P, p, squared_length, room)
-        if not (np.isfinite(bound) and np.isfinite(nu_values).all()):
-            continue
-        size = max(1.0, float(np.abs(nu_values).max()))
-        nu = {
-            pair: max(Fraction(size) * round_to_bits(float(value) / size, BITS), ZERO)
-            for pair, value in zip(program.positivity_pairs, nu_values, strict=True)
-        }
-        _balance(nu, [v + w for v, w in zip(value_balance(nu, star), certificate.p, strict=True)], star)
-        proved = replace(certificate, transient=_up(bound), nu=nu)
-        if proved.bounds_transient():
             return proved
     return certificate
 

@@ -49,7 +49,9 @@ def read_table(path: Path, target: str = "") -> tuple[Array, Array, tuple[str, .
     try:
         kinds = np.unique(labels)
     except TypeError as error:
-        raise ValueError(f"the class column of {path.name} mixes text and numbers; write both classes one way") from error
+        raise ValueError(
+            f"the class column of {path.name} mixes text and numbers; write both classes one way"
+        ) from error
     if len(kinds) != 2:
         shown = ", ".join(map(str, kinds[:5].tolist()))
         more = ", ..." if len(kinds) > 5 else ""
