@@ -101,7 +101,7 @@ def test_bad_svmlight_is_named(tmp_path: Path, text: str | bytes, match: str) ->
 
 def test_too_large_a_table_says_so(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("surefoot.descent.tables.LARGEST", 5)
-    with pytest.raises(ValueError, match="3 x 2 entries, more than the 5.*take fewer rows"):
+    with pytest.raises(ValueError, match=r"3 x 2 entries, more than the 5.*take fewer rows"):
         read_table(write(tmp_path / "t.csv", GOOD))
 
 
