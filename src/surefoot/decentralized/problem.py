@@ -85,9 +85,9 @@ class Network:
 
     def rounding(self, x: Array) -> Array:
         """Bounds (n,) of what float64 can change in each node's gradient at x, from the sizes of its terms."""
-        size = float(np.linalg.norm(x))
+        size: Any = float(np.linalg.norm(x))
         if self.rows is None:
-            slopes = np.array([np.linalg.norm(self.gradient(i, x)) for i in range(self.nodes)])
+            slopes: Any = np.array([np.linalg.norm(self.gradient(i, x)) for i in range(self.nodes)])
             return np.asarray(EPS * (64 + self.dim) * (slopes + self.smoothness * size))
         found = []
         for local in self.rows:
