@@ -37,7 +37,7 @@ docs: .venv/.test
 	touch $@
 
 .venv/.test: .venv/.made $(SOURCES)
-	$(PIP) -e '.[dev,tables,causal,sachs]'
+	$(PIP) -e '.[dev,tables,causal,sachs,privacy]'
 	$(PIP) --no-deps -e examples/plugin
 	touch $@ .venv/.demo
 

@@ -269,7 +269,8 @@ def check_method(problem: Any, method: Any, folder: Path, steps: int = 24) -> No
     steps = min(steps, method.horizon or steps)
     whole = final_state(problem, method, steps)
     assert same_state(whole, final_state(problem, method, steps)), f"{name}: the same seed gave another run"
-    first, half = folder / "half", max(1, steps // 2)
+    # A method that converges early is stopped in the middle of what it does, not after its end.
+    first, half = folder / "half", max(1, min(steps, whole.k) // 2)
     final_state(problem, method, half, RunDir.create(first))
     resumed = final_state(problem, method, steps, RunDir.create(first, resume=True))
     assert same_state(whole, resumed), f"{name}: stopped at {half} and resumed, it differs from the uninterrupted run"

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from surefoot.descent import FixedStep, RateCertificate, certify, certify_rate, fixed_step, iqc_rate, read_method
-from surefoot.descent.lyapunov import LyapunovProgram, quadratic_rate
-from surefoot.descent.rate_certificate import with_transient
+from surefoot.descent.lyapunov import LyapunovProgram
+from surefoot.descent.rate_proofs import with_transient
+from surefoot.descent.scaling import quadratic_rate
 
 # Two independent computations (a prototype and AutoLyap where kappa <= 100).
 PUBLISHED = {
@@ -47,14 +48,16 @@ def test_published_rates_with_proofs_on_both_sides(name: str, kappa: float) -> N
     assert 0 < found.rho - found.lower <= 1e-5
 
 
-@pytest.mark.parametrize("kappa", [3.0, 10.0, 1000.0])
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("kappa", [3.0, 10.0, 1000.0, 10000.0])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.999, 1.0])
 def test_robust_momentum_has_the_rate_it_was_asked_for(kappa: float, share: float) -> None:
+    """At its slow end it is gradient descent in disguise: the output does not see the second state."""
     fastest, slowest = 1 - math.sqrt(1 / kappa), 1 - 1 / kappa
     wanted = fastest + share * (slowest - fastest)
     found = certify_rate("rmm", kappa=kappa, rate=wanted)
-    # At the slow end the step is a thousandth of 1 / L and the program is nearly degenerate.
-    assert found.rho == pytest.approx(wanted, abs=2e-5 if share == 1.0 and kappa == 1000.0 else 1e-5)
+    assert found.verified
+    assert found.rho == pytest.approx(wanted, abs=5e-6)
+    assert found.lower >= wanted - 1e-5
 
 
 @pytest.mark.parametrize(("alpha", "rate"), [(0.5, 0.88730), (0.25, 0.95054)])

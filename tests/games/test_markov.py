@@ -21,7 +21,8 @@ from surefoot.games.verify import CHECKS
 
 
 def test_published_constants() -> None:
-    bounds = published_bounds(coordination_game(), np.zeros(8))
+    bounds, beta = published_bounds(coordination_game(), np.zeros(8))
+    assert beta == pytest.approx(1.5718, abs=5e-5)
     assert bounds.mu[0] == pytest.approx([0.9344, 0.9344], abs=5e-5)
     assert bounds.coupling[0, 0, 1] == pytest.approx(0.6009, abs=5e-5)
     assert perron_margin(bounds.comparison)[0] == pytest.approx(0.3334, abs=1e-4)

@@ -22,8 +22,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from surefoot.descent.lyapunov import LyapunovProgram, quadratic_rate
 from surefoot.descent.problem import FixedStep
+from surefoot.descent.scaling import quadratic_rate, state_coordinates
 from surefoot.numerics.conic import Cone, pack_symmetric, solve_conic, unpack_symmetric
 
 Array = npt.NDArray[np.float64]
@@ -43,7 +43,7 @@ def iqc_margin(method: FixedStep, rho: float) -> float:
     """
     scaled = method.scaled()
     m = float(scaled.m)
-    to_scaled = LyapunovProgram(method).coordinates
+    to_scaled = state_coordinates(scaled)
     plain_A, plain_B, plain_C = scaled.arrays()
     back = np.linalg.inv(to_scaled)
     A, B, C = to_scaled @ plain_A @ back, to_scaled @ plain_B, plain_C @ back

@@ -34,55 +34,32 @@ import numpy.typing as npt
 from scipy import sparse
 
 from surefoot.descent.problem import FixedStep
-from surefoot.numerics.conic import Cone, ConicSolution, pack_symmetric, solve_conic, unpack_symmetric
+from surefoot.descent.scaling import state_coordinates
+from surefoot.numerics.conic import Cone, ConicSolution, pack_symmetric, solve_conic, symmetric_basis, unpack_symmetric
 
 Array = npt.NDArray[np.float64]
 
-__all__ = ["LyapunovPoint", "LyapunovProgram", "Obstruction", "quadratic_rate"]
+__all__ = ["LyapunovPoint", "LyapunovProgram", "ParametricRows"]
 
 # Each multiplier must exceed its share of the margin, so that rounding to rationals keeps all signs.
 MULTIPLIER_SHARE = 0.1
-
-
-def quadratic_rate(method: FixedStep, *, samples: int = 200) -> float:
-    """Largest spectral radius of A + c B C over curvatures c in [m, L]: the rate on quadratics.
-
-    Always a lower bound on the rate over F_{m,L}. The grid is uniform and geometric and holds both ends.
-    """
-    A, B, C = method.scaled().arrays()
-    m = float(method.m / method.L)
-    grid = np.concatenate([np.geomspace(m, 1.0, samples), np.linspace(m, 1.0, samples)])
-    closed_loops = A + grid[:, None, None] * np.outer(B, C)
-    return float(np.abs(np.linalg.eigvals(closed_loops)).max())
 
 
 @dataclass(frozen=True)
 class LyapunovPoint:
     """A candidate at one rate: margin and, in scaled coordinates, P, p, lam, mu.
 
-    ``margin > 0``: strictly feasible, a Lyapunov function exists; ``margin < 0``: none exists.
+    ``margin > 0``: strictly feasible, a Lyapunov function exists; ``margin < 0``: none exists. ``slope`` is the
+    derivative of the margin in rho^2, from the multipliers of the program.
     """
 
     rho: float
     margin: float
+    slope: float
     P: Array
     p: Array
     lam: Array
     mu: Array
-
-
-@dataclass(frozen=True)
-class Obstruction:
-    """A candidate proof that no Lyapunov function exists at one rate, in scaled coordinates.
-
-    Z (N, N) are second moments of w and h (l + 2,) mean values such that all interpolation inequalities hold
-    while the moments of X grow: ``W = X_+ Z X_+' - rho^2 X Z X'`` is itself a moment matrix of a window.
-    """
-
-    rho: float
-    margin: float
-    Z: Array
-    h: Array
 
 
 class LyapunovProgram:
@@ -100,7 +77,7 @@ class LyapunovProgram:
         self.memory = memory
         self.order = method.order
         self.window = self.order + memory + 2
-        self.coordinates = _state_coordinates(self.method)
+        self.coordinates = state_coordinates(self.method)
         self.state_rows, self.output_rows = self._trajectory()
         self.decrease_pairs = _pairs(memory + 2)
         self.positivity_pairs = _pairs(memory + 1)
@@ -140,18 +117,17 @@ class LyapunovProgram:
         inner = window - 1
         now = np.eye(window)[:inner]
         then = np.vstack([self.state_rows[1], np.eye(window)[self.order + 1 :]])
-        basis = np.array([unpack_symmetric(row) for row in np.eye(inner * (inner + 1) // 2)])
+        basis = symmetric_basis(inner)
         lam_matrices, lam_values = self._interpolation(self.decrease_pairs)
         outer_pairs = [tuple(points if i == points - 1 else i for i in pair) for pair in self.positivity_pairs]
         mu_matrices, mu_values = self._interpolation([(i, j) for i, j in outer_pairs])
-        self.P_now = np.einsum("ai,kab,bj->kij", now, basis, now)
-        self.P_then = np.einsum("ai,kab,bj->kij", then, basis, then)
+        self.P_now = now.T @ basis @ now
+        self.P_then = then.T @ basis @ then
         self.lam_matrices, self.mu_matrices = lam_matrices, mu_matrices[:, :inner, :inner]
         self.lam_values, self.mu_values = lam_values, mu_values[:, : points - 1]
         self.sizes = (len(basis), points - 1, len(lam_matrices), len(mu_matrices))
         self.then = then
         self._assemble_margin()
-        self._assemble_obstruction()
 
     def _assemble_margin(self) -> None:
         """Rows of the margin program, split as constant + rho^2 * linear."""
@@ -184,7 +160,7 @@ class LyapunovProgram:
         fixed[upper, :n_P] = -pack_symmetric(self.P_now[:, :inner, :inner]).T
         fixed[upper, mu] = pack_symmetric(self.mu_matrices).T
         fixed[upper, -1] = pack_symmetric(np.eye(inner))
-        self._margin_rows = _Rows(fixed, moving)
+        self._margin_rows = ParametricRows(fixed, moving)
         self._margin_right = np.zeros(len(fixed))
         self._margin_right[equations - 1] = 1.0
         self._margin_cost = np.zeros(unknowns)
@@ -205,7 +181,8 @@ class LyapunovProgram:
         solution = solve_conic(
             self._margin_cost, self._margin_rows.at(rho**2), self._margin_right, self._margin_cones, tolerance=tolerance
         )
-        return self._point(rho, solution)
+        slope = -self._margin_rows.slope(solution.x, solution.z)
+        return self._point(rho, solution, slope)
 
     def settle(self, point: LyapunovPoint, *, tolerance: float = 1e-11) -> LyapunovPoint:
         """Give up half the margin of the decrease for the largest margin of the positivity.
@@ -219,7 +196,7 @@ class LyapunovProgram:
         right[self._lower_rows] = -0.5 * point.margin * matrix[self._lower_rows, -1]
         matrix[self._lower_rows, -1] = 0.0
         solution = solve_conic(cost, matrix, right, self._margin_cones, tolerance=tolerance)
-        settled = self._point(point.rho, solution)
+        settled = self._point(point.rho, solution, point.slope)
         return settled if settled.margin > point.margin else point
 
     def transient(self, P: Array, p: Array, length: Array, room: float) -> tuple[float, Array]:
@@ -266,88 +243,37 @@ class LyapunovProgram:
         chosen = centre.x[:n_nu] if centre.solved and centre.x[-1] > 0 else best.x[:n_nu]
         return bound * size / stretch, chosen * size
 
-    def _point(self, rho: float, solution: ConicSolution) -> LyapunovPoint:
+    def _point(self, rho: float, solution: ConicSolution, slope: float) -> LyapunovPoint:
         n_P, n_p, n_lam, _ = self.sizes
         x = solution.x
         return LyapunovPoint(
             rho=rho,
             margin=float(x[-1]) if solution.solved else -np.inf,
+            slope=slope,
             P=unpack_symmetric(x[:n_P]),
             p=x[n_P : n_P + n_p],
             lam=x[n_P + n_p : n_P + n_p + n_lam],
             mu=x[n_P + n_p + n_lam : -1],
         )
 
-    def _assemble_obstruction(self) -> None:
-        """Rows of the dual program in (Z, h, t), split as constant + rho^2 * linear."""
-        window, inner, points = self.window, self.window - 1, self.memory + 2
-        n_Z = window * (window + 1) // 2
-        n_W = inner * (inner + 1) // 2
-        _, _, n_lam, n_mu = self.sizes
-        basis = np.array([unpack_symmetric(row) for row in np.eye(n_Z)])
-        W_then = np.einsum("ai,kij,bj->kab", self.then, basis, self.then)
-        W_now = basis[:, :inner, :inner]
-        rows = 1 + n_lam + n_mu + n_Z + n_W
-        fixed = np.zeros((rows, n_Z + points + 1))
-        moving = np.zeros_like(fixed)
-        fixed[0, :n_Z] = pack_symmetric(np.eye(window))
-        top = 1 + n_lam
-        fixed[1:top, :n_Z] = -pack_symmetric(self.lam_matrices)
-        fixed[1:top, n_Z:-1] = -self.lam_values
-        last = top + n_mu
-        fixed[top:last, :n_Z] = -np.einsum("mab,kab->mk", self.mu_matrices, W_then)
-        moving[top:last, :n_Z] = np.einsum("mab,kab->mk", self.mu_matrices, W_now)
-        fixed[top:last, n_Z + 1 : -1] += -self.mu_values
-        moving[top:last, n_Z:-2] += self.mu_values
-        fixed[1:last, -1] = 1.0
-        fixed[last : last + n_Z, :n_Z] = -np.eye(n_Z)
-        fixed[last : last + n_Z, -1] = pack_symmetric(np.eye(window))
-        fixed[last + n_Z :, :n_Z] = -pack_symmetric(W_then).T
-        moving[last + n_Z :, :n_Z] = pack_symmetric(W_now).T
-        fixed[last + n_Z :, -1] = pack_symmetric(np.eye(inner))
-        self._obstruction_rows = _Rows(fixed, moving)
-        self._obstruction_right = np.zeros(rows)
-        self._obstruction_right[0] = 1.0
-        self._obstruction_cost = np.zeros(n_Z + points + 1)
-        self._obstruction_cost[-1] = -1.0
-        self._obstruction_cones: list[Cone] = [
-            ("zero", 1),
-            ("nonnegative", n_lam + n_mu),
-            ("semidefinite", window),
-            ("semidefinite", inner),
-        ]
 
-    def obstruction(self, rho: float, *, tolerance: float = 1e-11) -> Obstruction:
-        """Moments with the largest margin in all conditions that forbid a Lyapunov function at this rate."""
-        solution = solve_conic(
-            self._obstruction_cost,
-            self._obstruction_rows.at(rho**2),
-            self._obstruction_right,
-            self._obstruction_cones,
-            tolerance=tolerance,
-        )
-        n_Z = self.window * (self.window + 1) // 2
-        return Obstruction(
-            rho=rho,
-            margin=float(solution.x[-1]) if solution.solved else -np.inf,
-            Z=unpack_symmetric(solution.x[:n_Z]),
-            h=solution.x[n_Z:-1],
-        )
-
-
-class _Rows:
+class ParametricRows:
     """A sparse matrix ``fixed + r * moving`` whose pattern is found once."""
 
     def __init__(self, fixed: Array, moving: Array) -> None:
         self.shape = fixed.shape
-        pattern = sparse.csc_matrix((fixed != 0) | (moving != 0))
-        rows, columns = pattern.indices, np.repeat(np.arange(fixed.shape[1]), np.diff(pattern.indptr))
-        self.indices, self.indptr = pattern.indices, pattern.indptr
-        self.fixed, self.moving = fixed[rows, columns], moving[rows, columns]
+        used = (fixed != 0) | (moving != 0)
+        self._columns, self.indices = np.nonzero(used.T)
+        self.indptr = np.concatenate([[0], np.cumsum(used.sum(axis=0))])
+        self.fixed, self.moving = fixed[self.indices, self._columns], moving[self.indices, self._columns]
 
     def at(self, r: float) -> sparse.csc_matrix:
         data = self.fixed + r * self.moving
         return sparse.csc_matrix((data, self.indices, self.indptr), shape=self.shape)
+
+    def slope(self, x: Array, z: Array) -> float:
+        """``z' moving x``: with a dual optimum z, the derivative in r of the optimal value."""
+        return float(np.sum(z[self.indices] * self.moving * x[self._columns]))
 
     def dense(self, r: float) -> Array:
         return self.at(r).toarray()
@@ -356,32 +282,3 @@ class _Rows:
 def _pairs(points: int) -> list[tuple[int, int]]:
     """Ordered pairs of different indices among the points 0 .. points - 1 and * = points."""
     return [(i, j) for i in range(points + 1) for j in range(points + 1) if i != j]
-
-
-def _state_coordinates(method: FixedStep) -> Array:
-    """Rows (n, n) that map a state to (sqrt(m) y, differences of y), each at the scale of its response.
-
-    Falls back on an orthonormal complement of the fixed point where the output does not see the whole state.
-    """
-    A, B, C = method.arrays()
-    size = method.order
-    moved = A - np.eye(size)
-    rows = [np.sqrt(float(method.m)) * C]
-    row = C
-    for _ in range(1, size):
-        row = row @ moved
-        responses = [abs(float(row @ np.linalg.matrix_power(A, j) @ B)) for j in range(size)]
-        rows.append(row / max(responses) if max(responses) > 0 else row)
-    coordinates = _few_bits(np.array(rows))
-    lengths = np.linalg.norm(coordinates, axis=1)
-    if lengths.min() > 0 and np.linalg.cond(coordinates / lengths[:, None]) < 1e6:
-        return coordinates
-    point = np.array([float(entry) for entry in method.fixed_point])
-    complement = np.linalg.svd(point[None, :])[2][1:]
-    return _few_bits(np.vstack([rows[0], complement]))
-
-
-def _few_bits(matrix: Array) -> Array:
-    """Entries rounded to 12 bits: coordinates are free, and short ones keep the exact proofs short."""
-    mantissa, exponent = np.frexp(matrix)
-    return np.ldexp(np.round(mantissa * 4096) / 4096, exponent)

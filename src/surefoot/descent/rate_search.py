@@ -1,9 +1,9 @@
-"""Search of the best certified rate of a fixed-step method: a bracketed secant on the margin, then exact
-proofs.
+"""Search of the best certified rate of a fixed-step method: bracketed Newton steps on the margin, then exact proofs.
 
-The margin t(rho) of the Lyapunov program is positive exactly where a Lyapunov function exists, and nearly
-linear near its root. The rate on quadratics bounds it from below; rate 1 from above, unless the method has no
-certificate at all.
+The margin t(rho) of the Lyapunov program is positive exactly where a Lyapunov function exists, and the multipliers of one
+solve give its derivative in rho^2 for nothing. The rate on quadratics bounds the root from below and is the root itself
+for gradient descent, triple and robust momentum, so the first solve is made there; Newton steps then climb from below,
+usually three. Rate 1 is tried only where they do not arrive.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from surefoot.descent.lyapunov import LyapunovPoint, LyapunovProgram, quadratic_rate
+from surefoot.descent.lyapunov import LyapunovProgram
 from surefoot.descent.momentum import fixed_step
+from surefoot.descent.obstruction import ObstructionProgram
 from surefoot.descent.problem import FixedStep
-from surefoot.descent.rate_certificate import ObstructionCertificate, RateCertificate, prove_obstruction, prove_rate
+from surefoot.descent.rate_certificate import ObstructionCertificate, RateCertificate
+from surefoot.descent.rate_proofs import prove_obstruction, prove_rate
+from surefoot.descent.scaling import quadratic_rate
 from surefoot.numerics.rationals import Number, spectral_radius_at_least
 
 __all__ = ["Bracket", "RateResult", "advance", "certify", "certify_rate", "conclude", "first_bracket", "settle_outcome"]
@@ -26,6 +29,10 @@ OFFSETS = (1e-6, 3e-6, 1e-5, 1e-4, 1e-3)
 # Distance below the root at which the Lyapunov program is proved infeasible.
 OBSTRUCTION_OFFSETS = (4e-6, 6e-6, 2e-5, 2e-4, 2e-3)
 DENOMINATOR = 10**9
+# The first solve is made this far above the rate on quadratics.
+NEAR = 1e-7
+# Solves before the search turns from Newton steps to safer ones.
+PATIENCE = 7
 # A floor this near to the rate settles it; a nearer one is not looked for.
 CLOSE = Fraction(1, 10**5)
 
@@ -36,9 +43,11 @@ class Bracket:
 
     Attributes:
         low: rate without a Lyapunov function, or the lower bound from quadratics.
-        high: rate with one.
+        high: rate with one, or 1.
         low_margin: margin at ``low``; NaN before it was solved for.
-        high_margin: margin at ``high``.
+        high_margin: margin at ``high``; NaN before it was solved for.
+        low_slope: derivative of the margin in rho^2 at ``low``.
+        high_slope: the same at ``high``.
         quadratic: rate on quadratics.
         solves: semidefinite programs solved so far.
         done: nothing is left to search.
@@ -48,6 +57,8 @@ class Bracket:
     high: float
     low_margin: float
     high_margin: float
+    low_slope: float
+    high_slope: float
     quadratic: float
     solves: int = 0
     done: bool = False
@@ -110,35 +121,52 @@ class RateResult:
 
 
 def first_bracket(program: LyapunovProgram) -> Bracket:
-    """Solve at rate 1 and, if that is feasible, just above the rate on quadratics."""
+    """Solve just above the rate on quadratics."""
     quadratic = quadratic_rate(program.method)
-    top = program.margin(1.0).margin
-    if top <= 0 or quadratic >= 1:
-        return Bracket(min(quadratic, 1.0), 1.0, math.nan, -abs(top), quadratic, 1, done=True)
-    low = quadratic + 1e-7
-    bottom = program.margin(low).margin
-    if bottom > 0:
-        return Bracket(quadratic, low, math.nan, bottom, quadratic, 2, done=True)
-    return Bracket(low, 1.0, bottom, top, quadratic, 2)
+    if quadratic >= 1:
+        return Bracket(1.0, 1.0, math.nan, -math.inf, math.nan, math.nan, quadratic, 0, done=True)
+    low = min(quadratic + NEAR, 1.0)
+    bottom = program.margin(low)
+    if bottom.margin > 0 or low == 1:
+        return Bracket(quadratic, low, math.nan, bottom.margin, math.nan, bottom.slope, quadratic, 1, done=True)
+    return Bracket(low, 1.0, bottom.margin, math.nan, bottom.slope, math.nan, quadratic, 1)
 
 
 def advance(program: LyapunovProgram, bracket: Bracket, tolerance: float) -> Bracket:
-    """One more solve: a secant point, pushed off the ends so that both of them close in."""
-    width = bracket.high - bracket.low
-    share = -bracket.low_margin / (bracket.high_margin - bracket.low_margin)
-    # The margin bends at its root; without the push the secant would creep up from one side for ever.
-    guess = bracket.low + width * min(max(share, 0.01), 0.99)
-    guess += 0.4 * tolerance if share < 0.5 else -0.4 * tolerance
-    margin = program.margin(guess).margin
+    """One more solve, which narrows the bracket from one side."""
+    rho = _next_rate(bracket, tolerance)
+    point = program.margin(rho)
     solves = bracket.solves + 1
-    if margin > 0:
-        # Halving the stale end's margin (Illinois) keeps the secant from sticking to it.
-        moved = replace(bracket, high=guess, high_margin=margin, low_margin=bracket.low_margin / 2, solves=solves)
+    if point.margin > 0:
+        moved = replace(bracket, high=rho, high_margin=point.margin, high_slope=point.slope, solves=solves)
+    elif rho == 1:
+        return replace(bracket, high_margin=point.margin, high_slope=point.slope, solves=solves, done=True)
     else:
-        moved = replace(
-            bracket, low=guess, low_margin=min(margin, -1e-300), high_margin=bracket.high_margin / 2, solves=solves
-        )
-    return replace(moved, done=moved.high - moved.low <= tolerance)
+        moved = replace(bracket, low=rho, low_margin=point.margin, low_slope=point.slope, solves=solves)
+    return replace(moved, done=moved.feasible and moved.high - moved.low <= tolerance)
+
+
+def _next_rate(bracket: Bracket, tolerance: float) -> float:
+    """A Newton step from the nearer end, pushed beyond the root by less than the tolerance so that both ends close in."""
+    low, high = bracket.low, bracket.high
+    from_low, from_high = _newton(low, bracket.low_margin, bracket.low_slope), math.nan
+    if not bracket.feasible:
+        # Rate 1 decides where there is nothing to find; near it, or after a few steps, it is time to ask.
+        near = not from_low < 1 - NEAR or bracket.solves >= PATIENCE
+        return 1.0 if near else min(from_low + 0.4 * tolerance, 1 - NEAR)
+    from_high = _newton(high, bracket.high_margin, bracket.high_slope)
+    guesses = [(from_low - low, from_low + 0.4 * tolerance), (high - from_high, from_high - 0.4 * tolerance)]
+    inside = [guess for guess in guesses if low < guess[1] < high]
+    # Where the margin bends, Newton steps may shorten one side only; every third solve then halves the bracket.
+    if not inside or (bracket.solves > PATIENCE and bracket.solves % 3 == 0):
+        return (low + high) / 2
+    return min(inside)[1]
+
+
+def _newton(rho: float, margin: float, slope: float) -> float:
+    """Root of the tangent of the margin in rho^2; NaN where it does not rise."""
+    square = rho**2 - margin / slope if slope > 0 else math.nan
+    return math.sqrt(square) if square > 0 else math.nan
 
 
 def conclude(program: LyapunovProgram, bracket: Bracket) -> RateResult:
@@ -158,20 +186,20 @@ def conclude(program: LyapunovProgram, bracket: Bracket) -> RateResult:
 def _prove_above(program: LyapunovProgram, bracket: Bracket) -> RateCertificate | None:
     for offset in OFFSETS:
         rho = min(_short(bracket.high + offset, up=True), Fraction(1))
-        point: LyapunovPoint = program.margin(float(rho), tolerance=1e-11)
-        proof = prove_rate(program, program.settle(point), rho) or prove_rate(program, point, rho)
+        proof = prove_rate(program, program.margin(float(rho), tolerance=1e-11), rho)
         if proof is not None:
             return proof
     return None
 
 
 def _obstruct_below(program: LyapunovProgram, low: float, certified: float) -> ObstructionCertificate | None:
+    candidates = ObstructionProgram(program)
     for offset in OBSTRUCTION_OFFSETS:
         # The nearest proof that holds: within 1e-5 of the certified rate where conditioning allows.
         rho = _short(max(low - offset, certified - max(9.9e-6, 2 * offset)), up=False)
         if rho <= 0:
             return None
-        proof = prove_obstruction(program, program.obstruction(float(rho)), rho)
+        proof = prove_obstruction(program, candidates.solve(float(rho)), rho)
         if proof is not None:
             return proof
     return None

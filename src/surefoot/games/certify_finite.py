@@ -6,14 +6,16 @@ Evidence: `logit.npz` (coupling L, witness, temperature, error bounds) and `nash
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
 from surefoot.core.certificate import Certificate, Claim
-from surefoot.games.logit import _Batch, temperature_of
+from surefoot.games.logit import temperature_of
 from surefoot.games.nash import NashFinding, decide_nash
 from surefoot.games.problem import FiniteGame
+from surefoot.games.responses import Responses, entropic_coupling
 from surefoot.games.small_gain import perron_margin
 from surefoot.numerics.interval_matrices import spectral_radius_bounds
 
@@ -31,8 +33,8 @@ def certify_logit(game: FiniteGame, x: Array, *, nash: bool = True) -> Certifica
         x: probabilities of all players in one row.
         nash: also decide whether the Nash equilibrium is unique.
     """
-    batch = _Batch([game])
-    L, tau = batch.coupling()[0], temperature_of(game)
+    L = entropic_coupling(game)
+    tau = temperature_of(game, L)
     _, vector = perron_margin(-L[None])
     share = spectral_radius_bounds(L, vector)[1] / tau
     evidence: dict[str, Any] = {"logit.npz": {"coupling": L, "vector": vector, "temperature": np.array([tau])}}
@@ -46,15 +48,15 @@ def certify_logit(game: FiniteGame, x: Array, *, nash: bool = True) -> Certifica
         name="unique-logit", statement=statement, value=share, relation="<=", bound=1.0, kind="proved",
         outcome="holds" if unique else "undecided", reason="" if unique else reason, check="unique-logit", evidence=("logit.npz",),
     )]  # fmt: skip
-    claims.append(_error_claim(batch, L, tau, vector, x, share, evidence))
+    claims.append(_error_claim(game, L, tau, vector, x, share, evidence))
     claims.append(_regret_claim(game, x, tau))
     if nash:
-        claims.append(_nash_claim(decide_nash(game), evidence))
+        claims.append(_nash_claim(game, decide_nash(game), evidence))
     return Certificate(CARD, tuple(claims), game.fingerprint(), evidence)
 
 
 def _error_claim(
-    batch: _Batch, L: Array, tau: float, vector: Array, x: Array, share: float, evidence: dict[str, Any]
+    game: FiniteGame, L: Array, tau: float, vector: Array, x: Array, share: float, evidence: dict[str, Any]
 ) -> Claim:
     statement = "The distance |x_i - x*_i|_1 of a player's probabilities to the logit equilibrium; this is the largest."
     if share >= 1:
@@ -62,9 +64,8 @@ def _error_claim(
             name="logit-error", statement=statement, value=None, kind="proved", outcome="undecided", check="nothing",
             reason="the responses are not proved to contract at this temperature",
         )  # fmt: skip
-    heat = np.array([[tau]])
-    parts = [a[None] for a in batch.games[0].split(x)]
-    residual = ROOM * (batch.distance(parts, batch.response(parts, heat)) + batch.rounding(heat))[0]
+    table = Responses(game, tau)
+    residual = ROOM * (table.distance(x, table.response(x)) + table.rounding)
     T = L / tau
     error = np.linalg.solve(np.eye(len(T)) - T, residual) * (1 + 1e-6)
     while (T @ error + residual > error * (1 - 1e-9)).any():
@@ -95,21 +96,28 @@ def _regret_claim(game: FiniteGame, x: Array, tau: float) -> Claim:
     )  # fmt: skip
 
 
-def _nash_claim(finding: NashFinding, evidence: dict[str, Any]) -> Claim:
-    statement = "The game has exactly one Nash equilibrium; so many are given exactly as evidence."
+def _nash_claim(game: FiniteGame, finding: NashFinding, evidence: dict[str, Any]) -> Claim:
+    statement = "The game has exactly one Nash equilibrium; so many are given as evidence, exactly or each by a point beside it."
     if finding.outcome == "undecided":
         return Claim(
             name="unique-nash", statement=statement, value=None, relation="==", bound=1, kind="proved", outcome="undecided",
             reason=finding.reason, check="nothing",
         )  # fmt: skip
     given = finding.equilibria[:2]
+    near = finding.enclosed[: 2 - len(given)]
     evidence["nash.json"] = {
-        "equilibria": [[[f"{p.numerator}/{p.denominator}" for p in player] for player in profile] for profile in given],
+        "equilibria": [_texts(profile) for profile in given],
+        "enclosed": [_texts([[Fraction(float(p)) for p in player] for player in game.split(x)]) for x in near],
         "how": finding.how,
         "eliminated": [list(triple) for triple in finding.eliminated],
     }
-    several = f"at least {len(finding.equilibria)} equilibria" + (" (all extreme ones)" if finding.complete else "")
+    found = len(finding.equilibria) + len(finding.enclosed)
+    several = f"at least {found} equilibria" + (" (all extreme ones)" if finding.complete else "")
     return Claim(
-        name="unique-nash", statement=statement, value=len(given), relation="==", bound=1, kind="proved", outcome=finding.outcome,
-        reason="" if finding.outcome == "holds" else several, check="unique-nash", evidence=("nash.json",),
+        name="unique-nash", statement=statement, value=len(given) + len(near), relation="==", bound=1, kind="proved",
+        outcome=finding.outcome, reason="" if finding.outcome == "holds" else several, check="unique-nash", evidence=("nash.json",),
     )  # fmt: skip
+
+
+def _texts(profile: Any) -> list[list[str]]:
+    return [[f"{p.numerator}/{p.denominator}" for p in player] for player in profile]

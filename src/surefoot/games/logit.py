@@ -7,8 +7,6 @@ Relative to the entropy every player's own curvature is tau, so rho(L) < tau mak
 rho(L) / tau in max_i |d_i|_1 / v_i (Pinsker; |d softmax|_1 <= span / 2; span(A d) <= |d|_1 max|double difference| / 2). Then the
 equilibrium is unique and |x - x*|_1 <= (I - L / tau)^-1 |x - BR(x)|_1, player by player.
 
-Many games are solved at once: those with equally many players are padded to one shape.
-
 References:
     R. McKelvey and T. Palfrey, "Quantal response equilibria for normal form games", 1995.
     V. Sharma, "Small-Gain Nash: Certified Contraction to Nash Equilibria in Differentiable Games", arXiv 2512.06791.
@@ -19,7 +17,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -28,11 +25,13 @@ from surefoot.core.certificate import Certificate
 from surefoot.core.method import Look, Method, State, Status, transient
 from surefoot.core.random import Streams
 from surefoot.games.problem import FiniteGame
+from surefoot.games.responses import EPS, LAPACK, Responses, entropic_coupling
 
 Array = np.ndarray[Any, np.dtype[Any]]
-EPS = float(np.finfo(np.float64).eps)
 SHARE = 0.9
 """Default precision: this share of the largest one that is certified, 1 / rho(L)."""
+CHORD = 1e-8
+"""Below this residual a Newton step keeps the last Jacobian, which is as good and cheaper."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,198 +57,77 @@ class LogitEquilibrium:
     rounds: int
 
 
-class _Batch:
-    """Games of equally many players, padded to one shape by repeating last actions (which have probability 0)."""
-
-    def __init__(self, games: Sequence[FiniteGame]) -> None:
-        self.games = games
-        n = self.players = games[0].players
-        self.sizes = np.array([g.sizes for g in games])
-        widths = tuple(int(m) for m in self.sizes.max(axis=0))
-        self.widths = widths
-        self.payoffs = np.empty((len(games), n, *widths))
-        for b, game in enumerate(games):
-            whole = self.payoffs[b]
-            whole[(slice(None), *(slice(m) for m in game.sizes))] = game.payoffs
-            for axis, (m, width) in enumerate(zip(game.sizes, widths, strict=True)):
-                if m < width:
-                    before = (slice(None),) * (axis + 1)
-                    whole[(*before, slice(m, None))] = whole[(*before, slice(m - 1, m))]
-        self.alive = [np.arange(w) < self.sizes[:, i : i + 1] for i, w in enumerate(widths)]
-        self.tables = [self.payoffs[:, i] for i in range(n)]
-        self.peak = np.abs(self.payoffs).reshape(len(games), n, -1).max(axis=2)
-
-    def coupling(self) -> Array:
-        """L of every game (B, N, N), rounded upwards."""
-        n = self.players
-        L = np.zeros((len(self.games), n, n))
-        for i in range(n):
-            for j in range(n):
-                if i == j:
-                    continue
-                rest = [1 + k for k in range(n) if k not in (i, j)]
-                u = self.tables[i].transpose(0, 1 + i, *rest, 1 + j)
-                difference = u[:, :, None] - u[:, None]
-                spans = difference.max(axis=-1) - difference.min(axis=-1)
-                L[:, i, j] = 0.25 * spans.reshape(len(L), -1).max(axis=1)
-        # differences of two floats err by half a unit, their span by another: 4 units cover all
-        return L * (1 + 4 * EPS)
-
-    def uniform(self) -> list[Array]:
-        """Equal probabilities."""
-        return [a / a.sum(axis=1, keepdims=True) for a in self.alive]
-
-    def response(self, x: list[Array], tau: Array) -> list[Array]:
-        """Logit responses of all players."""
-        answer = []
-        for i in range(self.players):
-            others = [x[j] for j in range(self.players) if j != i]
-            z = np.einsum(_response_rule(self.players, i), self.tables[i], *others) / tau
-            z = np.where(self.alive[i], z, -np.inf)
-            p = np.exp(z - z.max(axis=1, keepdims=True))
-            answer.append(p / p.sum(axis=1, keepdims=True))
-        return answer
-
-    def newton(self, x: list[Array], p: list[Array], tau: Array) -> list[Array]:
-        """The Newton step for x - BR(x) = 0."""
-        n, ends = self.players, np.cumsum((0, *self.widths))
-        J = np.zeros((len(self.games), ends[-1], ends[-1]))
-        J[:] = np.eye(ends[-1])
-        for i in range(n):
-            for j in range(n):
-                if i == j:
-                    continue
-                others = [x[k] for k in range(n) if k not in (i, j)]
-                A = np.einsum(_pair_rule(n, i, j), self.tables[i], *others)
-                mean = p[i][:, None] @ A
-                J[:, ends[i] : ends[i + 1], ends[j] : ends[j + 1]] = -p[i][:, :, None] * (A - mean) / tau[:, :, None]
-        residual = np.concatenate(p, axis=1) - np.concatenate(x, axis=1)
-        moved = np.concatenate(x, axis=1) + np.linalg.solve(J, residual[..., None])[..., 0]
-        return np.split(moved, ends[1:-1], axis=1)
-
-    def distance(self, x: list[Array], y: list[Array]) -> Array:
-        """|x_i - y_i|_1, (B, N)."""
-        return np.stack([np.abs(a - b).sum(axis=1) for a, b in zip(x, y, strict=True)], axis=1)
-
-    def rounding(self, tau: Array) -> Array:
-        """Upper bounds (B, N) of what rounding adds to |x_i - BR_i(x)|_1.
-
-        A sum of m products of payoffs and probabilities errs by (m + N) units of the largest payoff; the logits' error passes
-        through softmax at most unchanged in the 1-norm; exp, sum and quotient err by a few units; probabilities sum to 1 up to
-        a unit an entry.
-        """
-        heat = self.peak / tau
-        profiles = self.sizes.prod(axis=1, keepdims=True) / self.sizes
-        return EPS * (
-            (profiles + self.players + 8 + 2 * self.sizes.sum(axis=1, keepdims=True)) * heat + 3 * self.sizes + 12
-        )
-
-
-@lru_cache
-def _response_rule(n: int, i: int) -> str:
-    letters = "cdefghijklmnopqrstuvwxyz"[:n]
-    return f"b{letters}," + ",".join(f"b{letters[j]}" for j in range(n) if j != i) + f"->b{letters[i]}"
-
-
-@lru_cache
-def _pair_rule(n: int, i: int, j: int) -> str:
-    letters = "cdefghijklmnopqrstuvwxyz"[:n]
-    others = "".join(f",b{letters[k]}" for k in range(n) if k not in (i, j))
-    return f"b{letters}{others}->b{letters[i]}{letters[j]}"
-
-
-def entropic_coupling(game: FiniteGame) -> Array:
-    """L (N, N) of one game, rounded upwards."""
-    return _Batch([game]).coupling()[0]
-
-
 def certified_precision(game: FiniteGame) -> float:
     """1 / rho(L): below this precision (1 / temperature) the logit equilibrium is unique; infinite where rho(L) = 0."""
-    rho = float(np.abs(np.linalg.eigvals(entropic_coupling(game))).max())
+    return _certified_precision(game, entropic_coupling(game))
+
+
+def _certified_precision(game: FiniteGame, L: Array) -> float:
+    rho = float(np.abs(np.linalg.eigvals(L)).max())
     return 1 / rho if rho > 1e-12 * max(1.0, float(np.abs(game.payoffs).max())) else math.inf
 
 
-def temperature_of(game: FiniteGame) -> float:
+def temperature_of(game: FiniteGame, coupling: Array | None = None) -> float:
     """The game's temperature, or rho(L) / 0.9, or 1 where rho(L) = 0."""
     if game.temperature is not None:
         return game.temperature
-    precision = certified_precision(game)
+    precision = _certified_precision(game, entropic_coupling(game) if coupling is None else coupling)
     return 1 / (SHARE * precision) if math.isfinite(precision) else 1.0
 
 
 def logit_equilibria(
     games: Sequence[FiniteGame], *, tolerance: float = 1e-14, rounds: int = 200
 ) -> list[LogitEquilibrium]:
-    """Logit equilibria of many games at once, each with its uniqueness proof and error bound.
+    """Logit equilibria of many games (see `logit_equilibrium`)."""
+    return [logit_equilibrium(game, tolerance=tolerance, rounds=rounds) for game in games]
 
-    A Newton step is taken where it at least halves the residual, otherwise the response itself, which contracts whenever
-    rho(L) < tau.
+
+def logit_equilibrium(game: FiniteGame, *, tolerance: float = 1e-14, rounds: int = 200) -> LogitEquilibrium:
+    """The logit equilibrium of a game, with its uniqueness proof and error bound.
+
+    A Newton step for x = BR(x) is taken where it at least halves the residual, otherwise the response itself, which contracts
+    whenever rho(L) < tau.
 
     Args:
-        games: each at its own temperature (see `FiniteGame`).
+        game: at its own temperature (see `FiniteGame`).
         tolerance: of the residual |x - BR(x)|_1.
         rounds: at most so many.
     """
-    found: list[LogitEquilibrium | None] = [None] * len(games)
-    for players in {g.players for g in games}:
-        places = [k for k, g in enumerate(games) if g.players == players]
-        for k, equilibrium in zip(
-            places, _solve_batch(_Batch([games[k] for k in places]), tolerance, rounds), strict=True
-        ):
-            found[k] = equilibrium
-    return [equilibrium for equilibrium in found if equilibrium is not None]
-
-
-def _solve_batch(batch: _Batch, tolerance: float, rounds: int) -> list[LogitEquilibrium]:
-    L = batch.coupling()
-    tau = _temperatures(batch, L)
-    x = batch.uniform()
-    p = batch.response(x, tau)
-    size = batch.distance(x, p).max(axis=1)
-    done = 0
-    while done < rounds and (size > tolerance).any():
-        candidate = batch.newton(x, p, tau)
-        response = batch.response(candidate, tau)
-        fresh = batch.distance(candidate, response).max(axis=1)
-        slow = ~(fresh <= 0.5 * size)
-        if slow.all() and size.max() < 1e-12:
-            break
-        if slow.any():
-            candidate = [np.where(slow[:, None], a, b) for a, b in zip(p, candidate, strict=True)]
-            response = batch.response(candidate, tau)
-            fresh = batch.distance(candidate, response).max(axis=1)
+    L = entropic_coupling(game)
+    tau = temperature_of(game, L)
+    table = Responses(game, tau)
+    x = table.uniform
+    p = table.response(x)
+    size, done, factors = float(np.abs(p - x).sum()), 0, None
+    while done < rounds and size > tolerance:
+        if factors is None or size > CHORD:
+            factors = table.newton_factors(p)
+        candidate = x + LAPACK.dgetrs(*factors, p - x)[0]
+        response = table.response(candidate)
+        fresh = float(np.abs(response - candidate).sum())
+        if not fresh <= 0.5 * size:
+            if size < 1e-12:
+                break
+            candidate, factors = p, None
+            response = table.response(candidate)
+            fresh = float(np.abs(response - candidate).sum())
         x, p, size, done = candidate, response, fresh, done + 1
-    x = p
-    residual = batch.distance(x, batch.response(x, tau)) + batch.rounding(tau)
-    vector, error, unique = _bounds(L / tau[:, :, None], residual)
-    return [
-        LogitEquilibrium(
-            np.concatenate([a[b, : game.sizes[i]] for i, a in enumerate(x)]), float(tau[b, 0]), L[b], bool(unique[b]), vector[b],
-            error[b], done,
-        )
-        for b, game in enumerate(batch.games)
-    ]  # fmt: skip
+    # the response of x is at least as near to the equilibrium as x: T E + e <= E
+    vector, error, unique = _bounds(L / tau, table.distance(x, p) + table.rounding)
+    return LogitEquilibrium(p, tau, L, unique, vector, error, done)
 
 
-def _temperatures(batch: _Batch, L: Array) -> Array:
-    tau = np.array([math.nan if g.temperature is None else g.temperature for g in batch.games])
-    if (unset := np.isnan(tau)).any():
-        rho = np.abs(np.linalg.eigvals(L[unset])).max(axis=1)
-        tau[unset] = np.where(rho > 1e-12 * np.maximum(1.0, batch.peak[unset].max(axis=1)), rho / SHARE, 1.0)
-    return tau[:, None]
-
-
-def _bounds(T: Array, residual: Array) -> tuple[Array, Array, Array]:
+def _bounds(T: Array, residual: Array) -> tuple[Array, Array, bool]:
     """Witness v, error E and whether both are proved: T v < v, and T E + e <= E with room for rounding."""
-    n = T.shape[-1]
-    with np.errstate(all="ignore"):
-        both = np.linalg.solve(np.eye(n) - T, np.stack([np.ones_like(residual), residual], axis=-1))
-        vector, error = both[..., 0], both[..., 1] * (1 + 1e-6)
-        room = 1 - 1e-9
-        unique = ((vector > 0) & (np.einsum("bij,bj->bi", T, vector) < vector * room)).all(axis=1)
-        proved = ((error >= 0) & (np.einsum("bij,bj->bi", T, error) + residual <= error * room)).all(axis=1)
-    held = (unique & proved)[:, None]
-    return np.where(held, vector, 1.0), np.where(held, error, math.inf), held[:, 0]
+    n = len(T)
+    _, _, both, singular = LAPACK.dgesv(np.eye(n) - T, np.stack([np.ones(n), residual], axis=1))
+    if singular == 0:
+        both[:, 1] *= 1 + 1e-6
+        images = T @ both
+        images[:, 1] += residual
+        if (both[:, 0] > 0).all() and (both[:, 1] >= 0).all() and (images < both * (1 - 1e-9)).all():
+            return both[:, 0], both[:, 1], True
+    return np.ones(n), np.full(n, math.inf), False
 
 
 # ---- under `solve` --------------------------------------------------------------------------------------------------
@@ -261,7 +139,7 @@ class LogitState(State):
 
     x: Array
     residual: float = math.inf
-    batch: _Batch | None = transient()  # noqa: RUF009 (it is dataclasses.field)
+    table: Responses | None = transient()  # noqa: RUF009 (it is dataclasses.field)
 
 
 @dataclass(frozen=True)
@@ -298,18 +176,17 @@ class LogitResponse(Method[FiniteGame, LogitState, Array]):
 
     def step(self, problem: FiniteGame, state: LogitState) -> LogitState:
         """A block of rounds."""
-        batch = state.batch = state.batch or _Batch([problem])
-        tau = np.array([[temperature_of(problem)]])
+        table = state.table = state.table or Responses(problem, temperature_of(problem))
         for _ in range(state.room(self.block)):
-            x = [a[None] for a in problem.split(state.x)]
-            p = batch.response(x, tau)
-            size = float(batch.distance(x, p).max())
-            moved = [self.damping * a + (1 - self.damping) * b for a, b in zip(x, p, strict=True)]
+            x = state.x
+            p = table.response(x)
+            size = float(table.distance(x, p).max())
+            moved = self.damping * x + (1 - self.damping) * p
             if self.newton and size > self.tolerance:
-                candidate = batch.newton(x, p, tau)
-                if float(batch.distance(candidate, batch.response(candidate, tau)).max()) <= 0.5 * size:
+                candidate = x + LAPACK.dgetrs(*table.newton_factors(p), p - x)[0]
+                if float(table.distance(candidate, table.response(candidate)).max()) <= 0.5 * size:
                     moved = candidate
-            state.x, state.residual = np.concatenate([a[0] for a in moved]), size
+            state.x, state.residual = moved, size
             state.k += 1
             state.count(response=1)
             if size <= self.tolerance:

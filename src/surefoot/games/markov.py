@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from scipy.linalg import block_diag
+from scipy.special import log_softmax
 from torch import Tensor
 
 from surefoot.core.certificate import Certificate
@@ -69,11 +70,49 @@ class _Costs:
 
 
 def field(game: MarkovGame, theta: Array) -> Array:
-    """F(theta): each player's gradient of its own cost."""
-    costs = _Costs(game)
-    J = torch.func.jacrev(costs)(torch.as_tensor(theta)).numpy()
-    first = game.blocks[0]
-    return np.concatenate([J[0, :first], J[1, first:]])
+    """F(theta), each player's gradient of its own cost, by the policy-gradient theorem.
+
+        dJ_i / d theta_i[s, a] = d(s) pi_i(a | s) (Q_i(s, a) - sum_a' pi_i(a' | s) Q_i(s, a')),   d the discounted visits
+
+    Args:
+        theta: logits (..., d), one row or many.
+    """
+    logs = _log_policies(game, theta)
+    first, second = (np.exp(part) for part in logs)
+    joint = first[..., :, None] * second[..., None, :]
+    move = np.einsum("...sab,sabt->...st", joint, game.transitions)
+    resolvent = np.linalg.inv(np.eye(len(game.start)) - game.discount * move)
+    visits = (1 - game.discount) * np.einsum("s,...st->...t", game.start, resolvent)
+    parts = []
+    for i, (policy, log) in enumerate(zip((first, second), logs, strict=True)):
+        values = np.einsum("...st,...sab,sab->...t", np.swapaxes(resolvent, -1, -2), joint, game.rewards[i])
+        gains = game.rewards[i] + game.discount * np.einsum("sabt,...t->...sab", game.transitions, values)
+        means = np.einsum(
+            "...sab,...sb->...sa" if i == 0 else "...sab,...sa->...sb", gains, second if i == 0 else first
+        )
+        slope = visits[..., None] * means - game.entropy_weight * log
+        centred = policy * (slope - (policy * slope).sum(axis=-1, keepdims=True))
+        parts.append(-centred.reshape(*theta.shape[:-1], -1))
+    return np.concatenate(parts, axis=-1)
+
+
+def natural_field(game: MarkovGame, theta: Array) -> Array:
+    """G^+ F: for softmax logits the gradient over the probabilities, less its mean in every state."""
+    parts = np.split(field(game, theta), [game.blocks[0]], axis=-1)
+    moved = []
+    for part, log in zip(parts, _log_policies(game, theta), strict=True):
+        steepest = part.reshape(log.shape) / np.exp(log)
+        moved.append((steepest - steepest.mean(axis=-1, keepdims=True)).reshape(part.shape))
+    return np.concatenate(moved, axis=-1)
+
+
+def _log_policies(game: MarkovGame, theta: Array) -> list[Array]:
+    states, first, second, _ = game.transitions.shape
+    parts = np.split(np.asarray(theta), [states * first], axis=-1)
+    return [
+        log_softmax(part.reshape(*part.shape[:-1], states, m), axis=-1)
+        for part, m in zip(parts, (first, second), strict=True)
+    ]
 
 
 def field_jacobian(game: MarkovGame, theta: Array) -> Array:
@@ -86,7 +125,7 @@ def field_jacobian(game: MarkovGame, theta: Array) -> Array:
 
 def policies(game: MarkovGame, theta: Array) -> list[Array]:
     """Action probabilities (S, A) of both players."""
-    return [log.exp().numpy() for log in _Costs(game).policies(torch.as_tensor(theta))]
+    return [np.exp(part) for part in _log_policies(game, theta)]
 
 
 def fisher(policy: Array) -> Array:
@@ -145,29 +184,34 @@ def local_bounds(game: MarkovGame, theta: Array) -> LocalBounds:
     return LocalBounds(bounds, reduced, blocks)
 
 
-def published_bounds(game: MarkovGame, theta: Array, *, radius: float = 0.1) -> Bounds:
-    """The constants as the paper's code takes them: extremes over the corners of a cube, and eigenvalues within 1e-5 of 0
-    dropped as the null space of softmax. An estimate (extremes can lie inside the cube), for comparison only."""
+def published_bounds(game: MarkovGame, theta: Array, *, radius: float = 0.1) -> tuple[Bounds, float]:
+    """The constants as the paper's code takes them, for comparison only: bounds, and the natural gradient's Lipschitz constant.
+
+    Extremes over the corners of a cube, and eigenvalues within 1e-5 of 0 dropped as the null space of softmax: an estimate, as
+    extremes can lie inside the cube.
+    """
     first = game.blocks[0]
     spans = [slice(0, first), slice(first, sum(game.blocks))]
-    mu, ell, L = np.full(2, math.inf), np.full(2, -math.inf), np.zeros((2, 2))
+    mu, ell, L, beta = np.full(2, math.inf), np.full(2, -math.inf), np.zeros((2, 2)), 0.0
     for corner in itertools.product((-radius, radius), repeat=len(theta)):
         point = theta + np.array(corner)
-        J = field_jacobian(game, point)
         roots = []
         for policy in policies(game, point):
             values, vectors = np.linalg.eigh(fisher(policy))
             regular = values > 1e-5
             roots.append((vectors[:, regular] / np.sqrt(values[regular])) @ vectors[:, regular].T)
+        whole: Any = block_diag(*roots)
+        scaled = whole @ field_jacobian(game, point) @ whole
+        beta = max(beta, float(np.linalg.norm(scaled, 2)))
         for i, j in itertools.product(range(2), repeat=2):
-            block = roots[i] @ J[spans[i], spans[j]] @ roots[j]
+            block = scaled[spans[i], spans[j]]
             if i != j:
                 L[i, j] = max(L[i, j], float(np.linalg.norm(block, 2)))
                 continue
             values = np.linalg.eigvalsh(0.5 * (block + block.T))
             kept = values[np.abs(values) > 1e-5]
             mu[i], ell[i] = min(mu[i], float(kept.min())), max(ell[i], float(kept.max()))
-    return Bounds(mu[None], ell[None], L[None], "sampled")
+    return Bounds(mu[None], ell[None], L[None], "sampled"), beta
 
 
 @dataclass(kw_only=True)
@@ -218,17 +262,11 @@ class NaturalPolicyGradient(Method[MarkovGame, NaturalState, Array]):
             state.gradient_norm = float(np.linalg.norm(F))
             if not state.gradient_norm > self.tolerance:
                 break
-            direction = F if self.geometry == "euclidean" else self._natural(problem, state.theta, F)
+            direction = F if self.geometry == "euclidean" else natural_field(problem, state.theta)
             state.theta = state.theta - self.step_length * direction
             state.k += 1
             state.count(gradient=1)
         return state
-
-    def _natural(self, problem: MarkovGame, theta: Array, F: Array) -> Array:
-        parts = np.split(F, [problem.blocks[0]])
-        return np.concatenate([
-            np.linalg.lstsq(fisher(policy), part, rcond=1e-12)[0] for policy, part in zip(policies(problem, theta), parts, strict=True)
-        ])  # fmt: skip
 
     def look(self, state: NaturalState) -> Look:
         """The joint gradient norm."""

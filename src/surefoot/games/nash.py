@@ -2,7 +2,8 @@
 
 Two players: every Nash equilibrium is a mixture of completely labelled pairs of vertices of the two best-response polytopes
 P = {x >= 0, B'x <= 1} and Q = {y >= 0, A y <= 1} (payoffs shifted to be positive), so it is unique exactly if there is one such pair.
-Any number of players: two pure equilibria refute uniqueness; if iterated strict dominance leaves one profile, that is the only one.
+Any number of players: two pure equilibria refute uniqueness; if iterated strict dominance leaves one profile, that is the only one;
+otherwise equilibria are sought support by support and proved, and branch and bound excludes others (`nash_search.py`).
 
 References:
     O. L. Mangasarian, "Equilibrium points of bimatrix games", 1964.
@@ -20,6 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from surefoot.games.nash_search import SUPPORTS, candidates, exact_vertices, is_only, proves, supports
 from surefoot.games.problem import FiniteGame
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -37,7 +39,8 @@ class NashFinding:
     Args:
         outcome: "holds" (exactly one), "fails" (at least two), or "undecided".
         equilibria: exact ones, in descending order; all extreme ones where `complete`.
-        how: "vertices", "dominance", or "pure".
+        enclosed: points (d,) beside each of which exactly one irrational equilibrium is proved to lie.
+        how: "vertices", "dominance", "pure", or "search".
         eliminated: (player, action, the action that dominates it), in order, for "dominance".
         complete: whether no extreme equilibrium is missing.
         reason: why undecided.
@@ -49,6 +52,7 @@ class NashFinding:
     eliminated: tuple[tuple[int, int, int], ...] = ()
     complete: bool = False
     reason: str = ""
+    enclosed: tuple[Array, ...] = ()
 
 
 def decide_nash(game: FiniteGame) -> NashFinding:
@@ -68,18 +72,36 @@ def decide_nash(game: FiniteGame) -> NashFinding:
         found = _two_players(game, active, exact=False)
         if len(found) >= 2:
             return NashFinding("fails", tuple(found), "vertices")
-        return NashFinding(
-            "undecided", tuple(found), reason=f"{bases} bases are too many to solve all of them in rationals"
-        )
-    if len(active) == 2:
-        return NashFinding(
-            "undecided", tuple(pure), reason=f"the best-response polytopes have {bases} candidate bases; too many"
-        )
-    return NashFinding(
-        "undecided", tuple(pure),
-        reason=f"{len(active)} players, {len(pure)} pure equilibria, and dominance does not solve the game; mixed equilibria are roots "
-        "of polynomials that are not enumerated here",
-    )  # fmt: skip
+    return _searched(game, pure)
+
+
+def _searched(game: FiniteGame, pure: list[Profile]) -> NashFinding:
+    """Two equilibria on some supports, or one and the proof that there is no other."""
+    exact, enclosed = set(pure), list[Array]()
+    tried = 0
+    for support in supports(game):
+        if tried >= SUPPORTS:
+            break
+        tried += 1
+        for point, regular in candidates(game, support):
+            if max(map(len, support)) == 1:
+                continue  # pure equilibria are known
+            if regular and proves(game, support, point):
+                enclosed.append(point)
+            elif not regular:
+                exact |= set(exact_vertices(game, support, point))
+        if len(exact) + len(enclosed) >= 2:
+            return NashFinding("fails", tuple(sorted(exact, reverse=True)), "search", enclosed=tuple(enclosed))
+    known = (tuple(sorted(exact, reverse=True)), "search")
+    if len(exact) + len(enclosed) == 0:
+        return NashFinding("undecided", *known, reason=f"no equilibrium could be proved on {tried} supports")
+    if not enclosed and not pure:
+        return NashFinding("undecided", *known, reason="the one equilibrium found is not isolated on its support")
+    point = enclosed[0] if enclosed else np.array([float(p) for player in pure[0] for p in player])
+    alone, why = is_only(game, point)
+    if alone:
+        return NashFinding("holds", *known, complete=True, enclosed=tuple(enclosed))
+    return NashFinding("undecided", *known, reason=f"one equilibrium is proved; {why}", enclosed=tuple(enclosed))
 
 
 def pure_equilibria(game: FiniteGame) -> list[Profile]:

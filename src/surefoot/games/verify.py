@@ -21,6 +21,7 @@ from surefoot.games.problem import SmoothGame
 from surefoot.games.verify_finite import FINITE_CHECKS
 from surefoot.games.verify_jets import evaluate
 from surefoot.games.verify_markov import MARKOV_CHECKS
+from surefoot.games.verify_nash import NASH_CHECKS
 from surefoot.numerics.intervals import Interval, sqrt
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -576,5 +577,5 @@ CHECKS: Mapping[str, Check] = {
     "small-gain": small_gain, "obstruction": obstruction, "metric-margin": metric_margin, "timescale-band": timescale_band,
     "paired-margin": paired_margin, "step": step, "step-limit": step_limit, "classical-step": classical_step,
     "runge-kutta-step": runge_kutta_step, "error": error, "existence": existence, "regret": regret, "contraction": contraction,
-    "field": field,    "nothing": nothing, **FINITE_CHECKS, **MARKOV_CHECKS,
+    "field": field,    "nothing": nothing, **FINITE_CHECKS, **NASH_CHECKS, **MARKOV_CHECKS,
 }  # fmt: skip

@@ -1,7 +1,7 @@
 """Checkers of payoff tables, by other algorithms than the solver's.
 
 Couplings come from all quadruples of actions, expected payoffs from exact rational sums over pure profiles, responses from
-interval exponentials; Nash uniqueness for two players from the double description of the best-response polytopes.
+interval exponentials.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def unique_logit(claim: Claim, dossier: Dossier) -> Verdict:
     return compare(claim, float(share), supports="proved", bound=1.0, rtol=1e-9, undecided=share >= 1)
 
 
-def _utilities(game: FiniteGame, i: int, x: Sequence[Sequence[Fraction]]) -> list[Fraction]:
+def utilities(game: FiniteGame, i: int, x: Sequence[Sequence[Fraction]]) -> list[Fraction]:
     """u_i(a, x_-i) for every action a, summed over pure profiles in rationals."""
     totals = [ZERO] * game.sizes[i]
     others = [range(m) if j != i else range(1) for j, m in enumerate(game.sizes)]
@@ -144,7 +144,7 @@ def logit_error(claim: Claim, dossier: Dossier) -> Verdict:
     x, moved = _strategies(game, dossier)
     radius = [Fraction(float(e)) - m for e, m in zip(error, moved, strict=True)]
     for i in range(game.players):
-        response = _enclosed_response(_utilities(game, i, x), tau)
+        response = _enclosed_response(utilities(game, i, x), tau)
         residual = ZERO
         for p, low, high in zip(x[i], response.low, response.high, strict=True):
             residual += max(abs(p - Fraction(float(low))), abs(p - Fraction(float(high))))
@@ -162,7 +162,7 @@ def nash_regret(claim: Claim, dossier: Dossier) -> Verdict:
     x, _ = _strategies(game, dossier)
     worst = ZERO
     for i in range(game.players):
-        u = _utilities(game, i, x)
+        u = utilities(game, i, x)
         worst = max(worst, max(u) - sum((a * b for a, b in zip(u, x[i], strict=True)), ZERO))
     tau = game.temperature
     bound = None if tau is None else tau * math.log(max(game.sizes))
@@ -170,128 +170,6 @@ def nash_regret(claim: Claim, dossier: Dossier) -> Verdict:
     return compare(claim, float(worst), supports="measured", bound=bound, rtol=1e-9, atol=1e-13 * scale)
 
 
-# ---- Nash -----------------------------------------------------------------------------------------------------------
-
-
-def _profile(game: FiniteGame, content: Any) -> list[list[Fraction]]:
-    x = [[Fraction(p) for p in player] for player in content]
-    if tuple(len(p) for p in x) != game.sizes or any(min(p) < 0 or sum(p, ZERO) != 1 for p in x):
-        raise ValueError("an equilibrium is not one exact distribution a player")
-    return x
-
-
-def _is_nash(game: FiniteGame, x: Sequence[Sequence[Fraction]]) -> bool:
-    for i in range(game.players):
-        u = _utilities(game, i, x)
-        if any(p > 0 and v != max(u) for p, v in zip(x[i], u, strict=True)):
-            return False
-    return True
-
-
-def unique_nash(claim: Claim, dossier: Dossier) -> Verdict:
-    """Every profile given is a Nash equilibrium, exactly; and where only one is given, there is no other."""
-    game: FiniteGame = dossier.problem
-    content = dossier.evidence["nash.json"]
-    profiles = [_profile(game, p) for p in content["equilibria"]]
-    keys = [tuple(map(tuple, p)) for p in profiles]
-    if not keys or len(set(keys)) != len(keys) or keys != sorted(keys, reverse=True):
-        raise ValueError("the equilibria are not distinct and in descending order")
-    if content["how"] not in ("vertices", "dominance", "pure"):
-        raise ValueError("the way of decision is not known")
-    for number, x in enumerate(profiles):
-        if not _is_nash(game, x):
-            return refute(claim, f"profile {number + 1} is no Nash equilibrium")
-    if len(profiles) == 1:
-        if content["how"] == "dominance":
-            _check_dominance(game, content["eliminated"], keys[0])
-        elif (others := _labelled_pairs(game)) != 1:
-            return refute(claim, f"there are {others} extreme equilibria")
-    return compare(claim, len(profiles), supports="proved", bound=1)
-
-
-def _check_dominance(game: FiniteGame, eliminated: Any, left: tuple[tuple[Fraction, ...], ...]) -> None:
-    alive = [set(range(m)) for m in game.sizes]
-    for player, action, better in eliminated:
-        if action not in alive[player] or better not in alive[player] or action == better:
-            raise ValueError("an elimination names an action that is not there")
-        for profile in itertools.product(*(sorted(a) if j != player else [0] for j, a in enumerate(alive))):
-            places = [(*profile[:player], a, *profile[player + 1 :]) for a in (better, action)]
-            if not game.payoffs[(player, *places[0])] > game.payoffs[(player, *places[1])]:
-                raise ValueError(f"action {action + 1} of player {player + 1} is not strictly dominated")
-        alive[player].discard(action)
-    if any(len(a) != 1 for a in alive) or any(p[next(iter(a))] != 1 for a, p in zip(alive, left, strict=True)):
-        raise ValueError("the eliminations do not leave the equilibrium alone")
-
-
-def _labelled_pairs(game: FiniteGame) -> int:
-    """How many extreme equilibria a two-player game has: completely labelled pairs of vertices of P and Q."""
-    active = [i for i, m in enumerate(game.sizes) if m > 1]
-    if len(active) != 2:
-        raise ValueError("uniqueness from polytopes is for two players")
-    A, B = (np.squeeze(game.payoffs[i], axis=tuple(k for k in range(game.players) if k not in active)) for i in active)
-    rows, columns = A.shape
-    P, Q = _extreme_points(B.T), _extreme_points(A)
-    pairs = 0
-    for x, mine in P:
-        for y, theirs in Q:
-            # row action r is labelled where x_r = 0 or r is a best response to y; likewise for columns
-            rows_done = all(x[r] == 0 or r in theirs for r in range(rows))
-            columns_done = all(y[c] == 0 or c in mine for c in range(columns))
-            pairs += int(rows_done and columns_done)
-    return pairs
-
-
-def _extreme_points(M: Array) -> list[tuple[list[Fraction], frozenset[int]]]:
-    """Vertices x != 0 of {x >= 0, (M - min + 1) x <= 1} with their tight rows, by double description.
-
-    Rays (t, x) of the cone {t, x >= 0} are cut by t - m.x >= 0, one row at a time; two rays are joined where no third one is
-    tight in all that both are tight in.
-    """
-    least = min(Fraction(float(v)) for v in M.flat)
-    rows = [[Fraction(float(v)) - least + 1 for v in row] for row in M]
-    n = len(rows[0])
-    rays = [[ONE if k == p else ZERO for k in range(n + 1)] for p in range(n + 1)]
-    used: list[list[Fraction]] = []
-
-    def tight(ray: Sequence[Fraction]) -> frozenset[int]:
-        walls = [k for k in range(n + 1) if ray[k] == 0]
-        cut = [
-            n + 1 + j
-            for j, row in enumerate(used)
-            if ray[0] == sum((a * b for a, b in zip(row, ray[1:], strict=True)), ZERO)
-        ]
-        return frozenset(walls + cut)
-
-    for row in rows:
-        values = [ray[0] - sum((a * b for a, b in zip(row, ray[1:], strict=True)), ZERO) for ray in rays]
-        sets = [tight(ray) for ray in rays]
-        fresh = [ray for ray, value in zip(rays, values, strict=True) if value >= 0]
-        for p, q in itertools.product(range(len(rays)), repeat=2):
-            if values[p] <= 0 or values[q] >= 0:
-                continue
-            both = sets[p] & sets[q]
-            if any(both <= sets[k] for k in range(len(rays)) if k not in (p, q)):
-                continue
-            joined = [values[p] * b - values[q] * a for a, b in zip(rays[p], rays[q], strict=True)]
-            scale = sum(joined, ZERO)
-            fresh.append([v / scale for v in joined])
-        rays = fresh
-        used.append(row)
-    points = []
-    for ray in rays:
-        if ray[0] > 0 and any(ray[1:]):
-            x = [v / ray[0] for v in ray[1:]]
-            points.append(
-                (
-                    x,
-                    frozenset(
-                        j for j, row in enumerate(rows) if sum((a * b for a, b in zip(row, x, strict=True)), ZERO) == 1
-                    ),
-                )
-            )
-    return points
-
-
 FINITE_CHECKS: Mapping[str, Check] = {
-    "unique-logit": unique_logit, "logit-error": logit_error, "nash-regret": nash_regret, "unique-nash": unique_nash,
+    "unique-logit": unique_logit, "logit-error": logit_error, "nash-regret": nash_regret
 }  # fmt: skip

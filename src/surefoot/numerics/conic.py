@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Literal
 
 import clarabel
@@ -37,13 +37,25 @@ __all__ = [
     "pack_symmetric",
     "quadratic_program",
     "solve_conic",
+    "symmetric_basis",
     "unpack_symmetric",
 ]
 
 
 @dataclass(frozen=True)
+class _Program:
+    """The data of a conic program, kept with its solution for the residuals."""
+
+    P: Any
+    q: Array
+    A: Any
+    b: Array
+    cones: tuple[Cone, ...]
+
+
+@dataclass(frozen=True)
 class ConicSolution:
-    """Primal x, slack s, dual z of a conic program, with residuals recomputed from the data.
+    """Primal x, slack s, dual z of a conic program; residuals are computed from the data when asked for.
 
     Attributes:
         x: (n,) primal point.
@@ -51,11 +63,10 @@ class ConicSolution:
         z: (rows,) multipliers.
         value: primal objective.
         dual_value: dual objective; equal to ``value`` at an optimum.
-        primal_residual: largest entry of ``A x + s - b`` or distance of s outside its cone.
-        dual_residual: largest entry of ``P x + q + A'z`` or distance of z outside the dual cone.
         status: the solver's own word.
         solved: the solver reached its tolerance, or nearly so.
         iterations: interior-point steps.
+        program: the data that were solved.
     """
 
     x: Array
@@ -63,16 +74,29 @@ class ConicSolution:
     z: Array
     value: float
     dual_value: float
-    primal_residual: float
-    dual_residual: float
     status: str
     solved: bool
     iterations: int
+    program: _Program
 
     @property
     def gap(self) -> float:
         """Primal minus dual value."""
         return self.value - self.dual_value
+
+    @cached_property
+    def primal_residual(self) -> float:
+        """Largest entry of ``A x + s - b`` or distance of s outside its cone."""
+        data = self.program
+        return max(_largest(data.A @ self.x + self.s - data.b), distance_outside(self.s, data.cones))
+
+    @cached_property
+    def dual_residual(self) -> float:
+        """Largest entry of ``P x + q + A'z`` or distance of z outside the dual cone."""
+        data = self.program
+        slope = data.A.T @ self.z + data.q
+        bent = slope if data.P is None else slope + data.P @ self.x
+        return max(_largest(bent), distance_outside(self.z, data.cones, dual=True))
 
 
 @cache
@@ -100,6 +124,14 @@ def unpack_symmetric(vector: Array) -> Array:
     matrix[rows, columns] = vector / weights
     matrix[columns, rows] = matrix[rows, columns]
     return matrix
+
+
+@cache
+def symmetric_basis(size: int) -> Array:
+    """(n(n+1)/2, n, n): the symmetric matrices that the unit vectors unpack to."""
+    basis = np.array([unpack_symmetric(row) for row in np.eye(size * (size + 1) // 2)])
+    basis.setflags(write=False)
+    return basis
 
 
 def cone_rows(cone: Cone) -> int:
@@ -197,19 +229,17 @@ def solve_conic(
     s: Array = np.array(raw.s, dtype=np.float64)
     z: Array = np.array(raw.z, dtype=np.float64)
     status = str(raw.status)
-    bent: Array = np.zeros(size) if P is None else curvature @ x
-    quadratic = 0.5 * float(x @ bent)
+    quadratic = 0.0 if P is None else 0.5 * float(x @ (curvature @ x))
     return ConicSolution(
         x=x,
         s=s,
         z=z,
         value=quadratic + float(q @ x),
         dual_value=-quadratic - float(b @ z),
-        primal_residual=max(_largest(matrix @ x + s - b), distance_outside(s, cones)),
-        dual_residual=max(_largest(bent + q + matrix.T @ z), distance_outside(z, cones, dual=True)),
         status=status,
         solved=status in ("Solved", "AlmostSolved"),
         iterations=int(raw.iterations),
+        program=_Program(None if P is None else curvature, q, matrix, b, tuple(cones)),
     )
 
 

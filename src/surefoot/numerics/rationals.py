@@ -25,6 +25,7 @@ __all__ = [
     "fraction_matrix",
     "fraction_text",
     "identity",
+    "integers_positive_semidefinite",
     "is_positive_definite",
     "is_positive_semidefinite",
     "matmul",
@@ -122,7 +123,19 @@ def elimination_pivots(matrix: Matrix) -> list[int] | None:
     References:
         Bareiss, Sylvester's identity and multistep integer-preserving Gaussian elimination, 1968.
     """
-    work = _integer_multiple(matrix)
+    return _eliminate(_integer_multiple(matrix))
+
+
+def integers_positive_semidefinite(rows: list[list[int]]) -> bool:
+    """``is_positive_semidefinite`` for integers; the rows are used up.
+
+    Raises:
+        ValueError: the matrix is not symmetric.
+    """
+    return _eliminate(rows) is not None
+
+
+def _eliminate(work: list[list[int]]) -> list[int] | None:
     size = len(work)
     if any(work[i][j] != work[j][i] for i in range(size) for j in range(i)):
         raise ValueError("expected a symmetric matrix")
