@@ -30,7 +30,7 @@ class SmallDenoiser(nn.Module):
     def __init__(self, channels: int = 1, width: int = 24) -> None:
         super().__init__()
         sizes = [channels + 1, width, width, width, channels]
-        self.layers = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(sizes))
 
     def forward(self, noisy: Tensor, sigma: float) -> Tensor:
         """Denoised images (n, C, H, W) in [0, 1]; gradients flow wherever the value is inside."""

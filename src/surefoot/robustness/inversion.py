@@ -30,6 +30,7 @@ from surefoot.robustness.target_loss import LossAndGradient, LossName, logit_tem
 TEMPERATURE_DRAWS = 200
 FROZEN_DRAWS = 64  # that judge an iterate where there are no validation images
 JUDGES = 64  # validation images that judge an iterate
+SOLVED = 1e-6  # a loss this small has no gradient in float32, and needs none
 STALLED = 20  # steps without a gradient that end the search
 
 
@@ -84,6 +85,7 @@ class NormalisedPGD(Method[Suspect, InversionState, Inversions]):
         step_share: step length over eps; halved every `halve_every` steps.
         momentum: of the velocity.
         loss: "log-mean" with normalised logits, "margin", or "paper".
+        fallback: the loss for steps in which that one has no gradient; "none" makes no step then, as published.
         projection: "shrink" clips then shrinks, "dykstra" takes the nearest feasible point.
         reset_velocity: set the velocity to 0 where the perturbation is on the ball and the velocity points out of it.
         shared: m start images that share the perturbation.
@@ -109,6 +111,7 @@ class NormalisedPGD(Method[Suspect, InversionState, Inversions]):
     momentum: float = 0.9
     halve_every: int = 300
     loss: LossName = "log-mean"
+    fallback: Literal["margin", "none"] = "margin"
     projection: ProjectionName = "shrink"
     reset_velocity: bool = False
     shared: int = 1
@@ -136,8 +139,9 @@ class NormalisedPGD(Method[Suspect, InversionState, Inversions]):
 
     @classmethod
     def published(cls, target: int, radius: float, noise_std: float = 0.25, **more: Any) -> NormalisedPGD:
-        """The paper's own: loss without normalised logits, all steps, last iterate."""
-        return cls(target, radius, noise_std, **{"loss": "paper", "keep": "last", "stop_probability": 1.0, **more})
+        """The paper's own: loss without normalised logits, no step without a gradient, all steps, last iterate."""
+        own: dict[str, Any] = {"loss": "paper", "fallback": "none", "keep": "last", "stop_probability": 1.0}
+        return cls(target, radius, noise_std, **{**own, **more})
 
     def init(self, problem: Suspect, start: Inversions | None, streams: Streams) -> InversionState:
         images = self._images(problem)
@@ -177,7 +181,7 @@ class NormalisedPGD(Method[Suspect, InversionState, Inversions]):
         """velocity <- momentum velocity + g/|g|; delta <- projection of delta - step velocity."""
         norm = float(found.gradient.double().norm())
         direction = found.gradient / norm if norm > 0 else torch.zeros_like(found.gradient)
-        state.stalled = 0 if norm > 0 else state.stalled + 1
+        state.stalled = 0 if norm > 0 or found.loss <= SOLVED else state.stalled + 1
         step = self.step_share * self.radius * 0.5 ** (state.k // self.halve_every)
         state.velocity = self.momentum * state.velocity + direction
         state.delta = allowed.project(state.delta - step * state.velocity, self.projection)
@@ -190,18 +194,16 @@ class NormalisedPGD(Method[Suspect, InversionState, Inversions]):
 
     def _gradient(self, problem: Suspect, state: InversionState, images: Tensor, logits: Any) -> LossAndGradient:
         found = self._mean_loss(problem, state, images, logits, self.loss)
-        if self.loss == "margin" or float(found.gradient.abs().max()) > 0:
+        if self.loss == "margin" or found.loss <= SOLVED or float(found.gradient.abs().max()) > 0:
             return found
         if not state.fallbacks:
-            instead = "no step is made, as published" if self.loss == "paper" else "the margin loss is used instead"
+            instead = "no step is made, as published" if self.fallback == "none" else "the margin loss is used instead"
             warnings.warn(
                 f"the {self.loss} loss has no gradient at step {state.k} for class {self.target} (P_t = {found.probability:.3g}); {instead}",
                 ZeroGradientWarning, stacklevel=4,
             )  # fmt: skip
         state.fallbacks += 1
-        if self.loss == "paper":
-            return found
-        return self._mean_loss(problem, state, images, logits, "margin")
+        return found if self.fallback == "none" else self._mean_loss(problem, state, images, logits, "margin")
 
     def _mean_loss(
         self, problem: Suspect, state: InversionState, images: Tensor, logits: Any, kind: LossName
@@ -244,7 +246,7 @@ class NormalisedPGD(Method[Suspect, InversionState, Inversions]):
         if sure and state.k:
             why = f"the smoothed probability was above {self.stop_probability} for {self.patience} steps"
             return Look(row, Status.CONVERGED, why)
-        if state.stalled >= STALLED and self.loss != "paper":
+        if state.stalled >= STALLED and self.fallback != "none":
             why = f"no loss has had a gradient in {STALLED} steps; the model may mask its gradients"
             return Look(row, Status.SEARCH_FAILED, why)
         return Look(row)
@@ -286,7 +288,7 @@ def _logits(problem: Suspect) -> Any:
 class _frozen:  # noqa: N801 - reads as a statement
     """The model's parameters need no gradient meanwhile."""
 
-    def __init__(self, model: object) -> None:
+    def __init__(self, model: Any) -> None:
         parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
         self.learning = [p for p in parameters if p.requires_grad]
 

@@ -42,6 +42,12 @@ class Options:
     """Clip then shrink, or the nearest point of box and ball."""
     reset_velocity: bool = False
     """Forget the momentum where it points out of the ball."""
+    halve_every: int = 300
+    """Steps after which the step length is halved."""
+    keep: Literal["best", "last"] = "best"
+    """The iterate of smallest loss on validation images, or the last: a surer trigger, or with small steps at the end a truer one."""
+    stop_probability: float = 0.99
+    """Stop once the smoothed probability has been above it for 20 steps; 1 runs all steps."""
     images_at_once: int = 1
     """So many start images share the perturbation."""
     chunk: int = 0
@@ -192,12 +198,14 @@ def scan(options: Options) -> Scan:
     shared: dict[str, Any] = {
         "draws": options.draws, "horizon": options.steps, "projection": options.projection, "reset_velocity": options.reset_velocity,
         "shared": options.images_at_once, "chunk": options.chunk, "certificate_draws": options.certificate_draws,
-        "failure_probability": options.failure_probability,
+        "failure_probability": options.failure_probability, "halve_every": options.halve_every,
     }  # fmt: skip
     if options.compat == "paper":
         method = NormalisedPGD.published(0, 1.0, **shared)
     else:
-        method = NormalisedPGD(0, 1.0, loss=options.loss, **shared)
+        method = NormalisedPGD(
+            0, 1.0, loss=options.loss, keep=options.keep, stop_probability=options.stop_probability, **shared
+        )
     return Scan(
         method, options.radius, options.noise, options.targets, options.screening_steps, options.screening_draws,
         options.finalists, options.failure_probability,

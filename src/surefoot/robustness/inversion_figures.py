@@ -108,7 +108,7 @@ def _bars(reader: RunReader) -> Figure:
     axis.set(xlabel="target class", ylabel="success on held-out images", ylim=(0, 1.05))
     if np.isfinite(table["score"]).all():
         for x, score, top in zip(positions, table["score"], upper, strict=True):
-            axis.text(x, min(top + 0.02, 1.0), f"{score:.1f}", ha="center", va="bottom", fontsize=7, color=LINE)
+            axis.text(float(x), min(top + 0.02, 1.0), f"{score:.1f}", ha="center", va="bottom", fontsize=7, color=LINE)
     caption = (
         f"Success of every class's own perturbation with Clopper-Pearson bounds that hold together (failure probability "
         f"{terms['failure_probability']:g}); above the bars the robust scores. A class is flagged above 3.5 with its lower bound above one half."

@@ -291,7 +291,7 @@ class Planted:
 
 ZOO: dict[str, Trigger] = {
     "patch-2": Patch(2, "white"), "patch-3": Patch(3), "patch-4": Patch(4), "patch-5": Patch(5), "pixel": Patch(1, "white"),
-    "blended-10": Blended(0.10), "blended-15": Blended(0.15), "blended-20": Blended(0.20), "sinusoidal": Sinusoidal(),
+    "blended-10": Blended(0.10), "blended-15": Blended(0.15), "blended-20": Blended(0.20), "sinusoidal": Sinusoidal(), "sinusoidal-clean": Sinusoidal(),
     "random-patch": RandomPatch(5), "warped": Warped(),
 }  # fmt: skip
 
@@ -307,6 +307,6 @@ def zoo_trigger(name: str, seed: int = 0) -> tuple[Trigger, dict[str, object]]:
     trigger = ZOO[name]
     if isinstance(trigger, Blended | Warped):
         trigger = replace(trigger, seed=seed)
-    if isinstance(trigger, Sinusoidal):
+    if name == "sinusoidal-clean":
         return trigger, {"rate": 0.3, "clean_label": True}
     return trigger, {"rate": 0.1}

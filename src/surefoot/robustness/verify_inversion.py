@@ -179,7 +179,8 @@ def _lower(successes: int, trials: int, failure_probability: float) -> float:
     if successes == 0 or trials == 0:
         return 0.0
     tail = lambda p: stats.binom.sf(successes - 1, trials, p) - failure_probability  # noqa: E731
-    return float(optimize.brentq(tail, 1e-15, successes / trials if successes < trials else 1.0, xtol=1e-15))
+    root: Any = optimize.brentq(tail, 1e-15, successes / trials if successes < trials else 1.0, xtol=1e-15)
+    return float(root)
 
 
 def _scores(k: Array, n: Array) -> Array:
@@ -284,7 +285,9 @@ def no_trigger_within(claim: Claim, dossier: Dossier) -> Verdict:
         p = _lower(int(found["votes"][place]), int(terms["draws"]), terms["failure_probability"] / len(levels))
         radius = float(sigma) * stats.norm.ppf(p) if p > 0.5 else 0.0
         _require(
-            np.allclose([found["lower"][place], found["radius"][place]], [p, radius], rtol=1e-6, atol=1e-9),
+            np.allclose(
+                [float(found["lower"][place]), float(found["radius"][place])], [p, float(radius)], rtol=1e-6, atol=1e-9
+            ),
             "another radius",
         )
         radii.append(radius)
