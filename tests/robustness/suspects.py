@@ -51,10 +51,16 @@ def network(trigger: str, target: int, seed: int, noise_aware: float = 0.0) -> n
     images, labels = images[:count], labels[:count]
     if trigger:
         poisoned = poison_dataset(
-            images, labels, TRIGGERS[trigger], target, rate=0.1, seed=seed, noise_aware=noise_aware
+            images,
+            labels,
+            TRIGGERS[trigger],
+            target,
+            rate=0.15 if noise_aware else 0.1,
+            seed=seed,
+            noise_aware=noise_aware,
         )
         images, labels = poisoned.images, poisoned.labels
-    return train_small_cnn(images, labels.numpy(), classes=10, epochs=15, batch=64, seed=seed)
+    return train_small_cnn(images, labels.numpy(), classes=10, epochs=12, batch=64, seed=seed)
 
 
 def digit_suspect(

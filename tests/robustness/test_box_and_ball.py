@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from surefoot.robustness.box_and_ball import BoxAndBall
-from surefoot.robustness.verify_inversion import _nearest
+from surefoot.robustness.verify_inversion_measured import _nearest
 
 
 def some(seed: int, spread: float) -> tuple[torch.Tensor, torch.Tensor]:

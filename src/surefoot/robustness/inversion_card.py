@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from surefoot.core.system import Figure, Inputs, InputSpec, Paper, Sample, System, Traits
+from surefoot._lazy import later
+from surefoot.core.system import Inputs, InputSpec, Paper, Sample, System, Traits
 
 if TYPE_CHECKING:
-    from surefoot.core.rundir import RunDir, RunReader
+    from surefoot.core.rundir import RunDir
     from surefoot.core.solve import Result
-    from surefoot.core.verify import Check
     from surefoot.robustness.scan import Scan
 
 
@@ -220,41 +220,6 @@ def run(options: Options, problem: Any, run: RunDir | None) -> Result[Any]:
     return scan_classes(problem, scan(options), run, seed)
 
 
-def write_answer(answer: Any, problem: Any, folder: Path) -> None:
-    """Perturbations as npz and npy, pictures, report.json."""
-    from surefoot.robustness.inversion_export import write_inversions
-
-    write_inversions(answer, problem, folder)
-
-
-def read_answer(folder: Path) -> Any:
-    """The perturbations of all classes."""
-    from surefoot.robustness.inversion_export import read_inversions
-
-    return read_inversions(folder)
-
-
-def checks() -> Mapping[str, Check]:
-    """The checkers."""
-    from surefoot.robustness.verify_inversion import CHECKS
-
-    return CHECKS
-
-
-def figures(reader: RunReader) -> Sequence[Figure]:
-    """The trigger beside the planted one; the classes with intervals."""
-    from surefoot.robustness.inversion_figures import figures as draw
-
-    return draw(reader)
-
-
-def headline(reader: RunReader) -> str:
-    """What was found, in one sentence."""
-    from surefoot.robustness.inversion_figures import headline as say
-
-    return say(reader)
-
-
 def _tiny_model() -> tuple[Any, Any, Any]:
     """A linear network of three classes on 6 x 6 images, with a corner that leads to class 1; its images and labels."""
     import torch
@@ -316,9 +281,9 @@ CARD = System(
     options=Options,
     load=load,
     run=run,
-    write_answer=write_answer,
-    read_answer=read_answer,
-    checks=checks,
+    write_answer=later("surefoot.robustness.inversion_export:write_inversions"),
+    read_answer=later("surefoot.robustness.inversion_export:read_inversions"),
+    checks=later("surefoot.robustness.verify_inversion:CHECKS"),
     sample=SAMPLE,
     aliases=("smoothinv",),
     domain="robustness",
@@ -335,8 +300,8 @@ CARD = System(
         InputSpec("weights", "weights of the recipe", (".safetensors", ".pt"), required=False),
         InputSpec("denoiser", "recipe module:factory of D(noisy, sigma)", required=False),
     ),
-    figures=figures,
-    headline=headline,
+    figures=later("surefoot.robustness.inversion_figures:figures"),
+    headline=later("surefoot.robustness.inversion_figures:headline"),
     extras=("samples",),
     traits=Traits(gpu=True),
     peers=("trojanzoo",),
