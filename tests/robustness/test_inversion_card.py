@@ -66,7 +66,9 @@ def test_answer_files(run: Path) -> None:
     np.testing.assert_allclose(picture / 255, contrast(trigger)[0], atol=0.5 / 255)
     shown = np.asarray(Image.open(folder / "triggered.png"))
     images, _, count = digits()
-    np.testing.assert_allclose(shown / 255, images[count + int(answer.starts[1]), 0].numpy() + trigger[0], atol=0.51 / 255)
+    np.testing.assert_allclose(
+        shown / 255, images[count + int(answer.starts[1]), 0].numpy() + trigger[0], atol=0.51 / 255
+    )
 
 
 def test_colour_pictures(tmp_path: Path) -> None:
