@@ -6,7 +6,6 @@ Evidence: `cells.npz` (the cells and their bounds), `witness.npz` (vectors v > 0
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,14 @@ import numpy as np
 from surefoot.core.certificate import Certificate, Claim
 from surefoot.games.field import Field
 from surefoot.games.problem import SmoothGame
+from surefoot.games.proofs import (
+    euler_product,
+    moved,
+    proved_factor,
+    proved_margin,
+    proved_metric_margin,
+    regret_bounds,
+)
 from surefoot.games.region import RegionBounds
 from surefoot.games.small_gain import (
     Bounds,
@@ -28,8 +35,6 @@ from surefoot.games.small_gain import (
     step_margin,
     weight_bands,
 )
-from surefoot.numerics.interval_matrices import eigenvalue_bounds
-from surefoot.numerics.intervals import Interval, sqrt
 
 Array = np.ndarray[Any, np.dtype[Any]]
 CARD = "small-gain-nash"
@@ -67,73 +72,6 @@ def certify_play(
             value=None, kind="proved", outcome="undecided", reason=f"the region is not certified: {region.reason}", check="nothing",
         ))  # fmt: skip
     return Certificate(CARD, tuple(claims), game.fingerprint(), evidence)
-
-
-# ---- proofs with outward rounding -----------------------------------------------------------------------------------
-
-
-def proved_margin(bounds: Bounds, vector: Array) -> float:
-    """The largest float a for which K_s v >= a v is proved on every cell."""
-    product = Interval.point(bounds.mu) * vector - Interval.point(bounds.coupling) @ vector
-    return float((product / vector).low.min())
-
-
-def euler_product(bounds: Bounds, step: Array, vector: Array) -> Interval:
-    """T_s vector of every cell (cells, N) for steps (N,), one a player."""
-    low, high = 1.0 - Interval.point(step) * bounds.mu, 1.0 - Interval.point(step) * bounds.ell
-    own = np.maximum(low.magnitude, high.magnitude)
-    return Interval.point(own) * vector + (Interval.point(bounds.coupling) @ vector) * step
-
-
-def proved_factor(bounds: Bounds, step: Array, vector: Array) -> float:
-    """The smallest float q for which T_s v <= q v is proved on every cell."""
-    return float((euler_product(bounds, step, vector) / vector).high.max())
-
-
-def proved_metric_margin(bounds: Bounds, weights: Array) -> float:
-    """A proved lower bound of a*(w) over all cells.
-
-    Cells far above the smallest eigenvalue need no intervals: LAPACK's eigenvalues err by a few units of rounding of the norm.
-    """
-    root = np.sqrt(weights)
-    K = bounds.comparison * (root[:, None] / root[None, :])
-    symmetric = 0.5 * (K + np.swapaxes(K, -1, -2))
-    values = np.linalg.eigvalsh(symmetric)[:, 0]
-    near = np.flatnonzero(values <= values.min() + 1e-6 * np.abs(symmetric).max())[:64]
-    ratio = sqrt(Interval.point(weights)).reshape(-1, 1) / sqrt(Interval.point(weights)).reshape(1, -1)
-    proved = math.inf
-    for cell in near:
-        scaled = (Interval.point(np.diag(bounds.mu[cell])) - Interval.point(bounds.coupling[cell])) * ratio
-        proved = min(proved, eigenvalue_bounds(0.5 * (scaled + scaled.T))[0])
-    return proved
-
-
-def moved(game: SmoothGame, gradient: Interval, x: Array, step: Array) -> Array:
-    """Upper bounds (N,) of |x - Proj(x - h F(x))| blockwise."""
-    stepped = x - gradient * step
-    projected = Interval(game.project(stepped.low), game.project(stepped.high))
-    return block_norms(game, projected - x)
-
-
-def block_norms(game: SmoothGame, vector: Interval) -> Array:
-    """Upper bounds (N,) of the Euclidean norms of the blocks."""
-    squares = vector**2
-    return np.array([float(sqrt(squares[s].sum()).high) for s in game.slices])
-
-
-def regret_bounds(game: SmoothGame, gradient: Interval, x: Array, mu: Array) -> Array:
-    """Upper bounds (N,) of what each player could still gain alone: max over y of -g (y - x) - mu |y - x|^2 / 2, g = F_i(x)."""
-    low, high = (game.lower, game.upper) if game.region is None else (game.region[0], game.region[1])
-    regret = np.empty(len(game.blocks))
-    for i, own in enumerate(game.slices):
-        free = -(gradient[own] / mu[i])
-        d = Interval(
-            np.clip(free.low, low[own] - x[own], high[own] - x[own]),
-            np.clip(free.high, low[own] - x[own], high[own] - x[own]),
-        )
-        gain = -(gradient[own] * d) - 0.5 * mu[i] * d**2
-        regret[i] = float(Interval(np.maximum(gain.low, 0.0), np.maximum(gain.high, 0.0)).sum().high)
-    return regret
 
 
 # ---- claims ---------------------------------------------------------------------------------------------------------

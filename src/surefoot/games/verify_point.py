@@ -12,16 +12,8 @@ import numpy as np
 from surefoot.core.certificate import Claim
 from surefoot.core.verify import Check, Dossier, Verdict, compare, refute
 from surefoot.games.problem import SmoothGame
-from surefoot.games.verify_region import (
-    Cells,
-    EvidenceError,
-    cells_of,
-    factor_of,
-    frobenius,
-    gradient,
-    steps_of,
-    vector_of,
-)
+from surefoot.games.verify_region import Cells, EvidenceError, cells_of, factor_of, gradient, steps_of, vector_of
+from surefoot.games.verify_sets import distances, exact, most_gained, moves, nearest
 from surefoot.numerics.intervals import Interval
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -40,7 +32,7 @@ def _point(dossier: Dossier) -> _Point:
     x = np.asarray(dossier.answer, dtype=np.float64)
     if x.shape != (game.size,) or not np.isfinite(x).all():
         raise EvidenceError(f"the answer is not {game.size} finite numbers")
-    if ((x < game.lower) | (x > game.upper)).any():
+    if max(distances(game, x)) > Fraction(1, 10**12):
         raise EvidenceError("the answer lies outside the strategy sets")
     witness = dossier.evidence["witness.npz"]
     error, regret = (np.asarray(witness[name], dtype=np.float64) for name in ("error", "regret"))
@@ -52,10 +44,7 @@ def _point(dossier: Dossier) -> _Point:
 
 def _maps_into_itself(game: SmoothGame, cells: Cells, point: _Point, step: Array) -> str:
     """Whether T E + e <= E on every cell, e the move of one projected step from the answer."""
-    lengths = np.repeat(step, game.blocks)
-    target = Interval.point(point.x) - point.gradient * lengths
-    move = Interval(np.clip(target.low, game.lower, game.upper), np.clip(target.high, game.lower, game.upper)) - point.x
-    e = np.array([frobenius(move[s]) for s in game.slices])
+    e = moves(game, point.x, point.gradient, np.repeat(step, game.blocks))
     low, high = 1.0 - Interval.point(step) * cells.mu, 1.0 - Interval.point(step) * cells.ell
     own = Interval.point(np.maximum(low.magnitude, high.magnitude))
     image = own * point.error + (Interval.point(cells.coupling) @ point.error) * step + e
@@ -105,17 +94,8 @@ def regret(claim: Claim, dossier: Dossier) -> Verdict:
     cells, point = cells_of(dossier), _point(dossier)
     low, high = (game.lower, game.upper) if game.region is None else game.region
     for i, own in enumerate(game.slices):
-        mu = Fraction(float(cells.mu[:, i].min()))
-        gain = Fraction(0)
-        for k in range(own.start, own.stop):
-            x = Fraction(float(point.x[k]))
-            best = Fraction(0)
-            for g in (Fraction(float(point.gradient.low[k])), Fraction(float(point.gradient.high[k]))):
-                d = -g / mu
-                d = max(d, Fraction(float(low[k])) - x) if np.isfinite(low[k]) else d
-                d = min(d, Fraction(float(high[k])) - x) if np.isfinite(high[k]) else d
-                best = max(best, -g * d - mu * d * d / 2)
-            gain += best
+        ends = [(low[k], high[k]) for k in range(own.start, own.stop)]
+        gain = most_gained(game, i, point.x[own], point.gradient[own], Fraction(float(cells.mu[:, i].min())), ends)
         if gain > Fraction(float(point.regret[i])):
             return refute(claim, f"player {i + 1} may gain more than stated: {float(gain):.3g}")
     return compare(claim, float(point.regret.sum()), supports="proved", rtol=1e-12)
@@ -134,7 +114,13 @@ def contraction(claim: Claim, dossier: Dossier) -> Verdict:
     rows = dossier.rows(len(points) - 1, 16)
     fields = gradient(game, points[rows]).mid
     for k, F in zip(rows, fields, strict=True):
-        target = np.clip(points[k] - lengths * F, game.lower, game.upper)
+        target = np.array(
+            [
+                float(p)
+                for i, own in enumerate(game.slices)
+                for p in nearest(game, i, exact(points[k] - lengths * F)[own])
+            ]
+        )
         if np.abs(target - points[k + 1]).max() > 1e-9 * max(1.0, float(np.abs(points).max())):
             return refute(claim, f"iterate {k + 1} is not one step from the iterate before it")
     moves = np.diff(points, axis=0)
