@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from surefoot.core.certificate import Certificate, Claim
+from surefoot.games.certify_metrics import metric_claims, paired_answer_claims
 from surefoot.games.field import Field
 from surefoot.games.problem import SmoothGame
 from surefoot.games.proofs import (
@@ -30,11 +31,11 @@ from surefoot.games.small_gain import (
     euler_steps,
     lipschitz,
     margin,
-    paired_margin,
     perron_margin,
     step_margin,
     weight_bands,
 )
+from surefoot.games.stages import Stages
 
 Array = np.ndarray[Any, np.dtype[Any]]
 CARD = "small-gain-nash"
@@ -44,7 +45,13 @@ LIMIT_ROOM = 1e-9
 
 
 def certify_play(
-    game: SmoothGame, field: Field, region: RegionBounds, x: Array, step: Array, path: Array | None
+    game: SmoothGame,
+    field: Field,
+    region: RegionBounds,
+    x: Array,
+    step: Array,
+    path: Array | None,
+    stages: Stages | None = None,
 ) -> Certificate:
     """The certificate of a region and of the strategies found in it.
 
@@ -53,19 +60,25 @@ def certify_play(
         x: strategies (d,).
         step: lengths (d,) of the projected Euler step, constant within a block.
         path: the first iterates (k, d) where they were Euler steps.
+        stages: what is known of single steps where they were Runge-Kutta steps.
     """
     bounds = region.bounds
     scale = {"low": region.low, "high": region.high, "mu": bounds.mu, "ell": bounds.ell, "coupling": bounds.coupling}
     evidence: dict[str, Any] = {"cells.npz": scale, "witness.npz": {"vector": region.vector}}
     alpha = proved_margin(bounds, region.vector)
-    claims = [_small_gain_claim(region, alpha, evidence)]
+    claims = [_small_gain_claim(region, alpha, evidence), *metric_claims(game, bounds, evidence)]
+    rests_on_pairs = [] if alpha > 0 else paired_answer_claims(game, field, bounds, x, step, evidence)
     if alpha > 0:
-        claims += _metric_claims(game, field, region, evidence)
+        claims += _metric_claims(region, evidence)
         claims += _step_claims(game, bounds, step, evidence)
+        if stages is not None:
+            claims.append(_stages_claim(stages, evidence))
         claims += _answer_claims(game, field, region, x, step, evidence)
         if path is not None and len(path) > 2:
             claims += _path_claims(game, path, evidence)
         claims += _field_claims(game, field, x, path, evidence)
+    elif rests_on_pairs:
+        claims += rests_on_pairs
     else:
         claims.append(Claim(
             name="error", statement="The distance of the answer to an equilibrium, player by player; this is the largest.",
@@ -106,7 +119,7 @@ def _small_gain_claim(region: RegionBounds, alpha: float, evidence: dict[str, An
     )  # fmt: skip
 
 
-def _metric_claims(game: SmoothGame, field: Field, region: RegionBounds, evidence: dict[str, Any]) -> list[Claim]:
+def _metric_claims(region: RegionBounds, evidence: dict[str, Any]) -> list[Claim]:
     bounds = region.bounds
     weights = best_weights(bounds.comparison)
     evidence["witness.npz"]["weights"] = weights
@@ -128,28 +141,12 @@ def _metric_claims(game: SmoothGame, field: Field, region: RegionBounds, evidenc
         value=_narrowest(evidence["bands.npz"]["bands"]), relation=">=", bound=1.0, kind="measured", check="timescale-band",
         evidence=("cells.npz", "witness.npz", "bands.npz"),
     ))  # fmt: skip
-    if bounds.known == "exact":
-        J = field.jacobian(np.zeros(game.size))
-        claims.append(_paired_claim(game, J, bounds, weights, evidence))
     return claims
 
 
 def _narrowest(bands: Array) -> float:
     with np.errstate(divide="ignore", over="ignore"):
         return float(min(1e300, (bands[:, 1] / np.maximum(bands[:, 0], 1e-300)).min()))
-
-
-def _paired_claim(game: SmoothGame, J: Array, bounds: Bounds, weights: Array, evidence: dict[str, Any]) -> Claim:
-    candidates = [weights, np.ones(len(weights))]
-    chosen = max(candidates, key=lambda w: paired_margin(J, game.slices, bounds.mu[0], w))
-    evidence["paired.npz"] = {"weights": chosen}
-    return Claim(
-        name="paired-margin",
-        statement="Contraction rate when the two couplings of a pair are taken together, |w_i J_ij + w_j J_ji^T|: skew coupling costs nothing.",
-        value=paired_margin(J, game.slices, bounds.mu[0], chosen), kind="measured", relation=">=", bound=0.0,
-        outcome="holds" if paired_margin(J, game.slices, bounds.mu[0], chosen) >= 0 else "fails",
-        check="paired-margin", evidence=("paired.npz",),
-    )  # fmt: skip
 
 
 def _step_claims(game: SmoothGame, bounds: Bounds, step: Array, evidence: dict[str, Any]) -> list[Claim]:
@@ -169,7 +166,7 @@ def _step_claims(game: SmoothGame, bounds: Bounds, step: Array, evidence: dict[s
     rate, beta = margin(bounds.comparison, weights), lipschitz(bounds, weights)
     claims = [
         Claim(
-            name="step", statement="One projected Euler step of the length used shrinks the weighted largest distance by this factor.",
+            name="step", statement="One projected Euler step of the length used (after Runge-Kutta play: of the best length) shrinks the weighted largest distance by this factor.",
             value=factor, relation="<=", bound=1.0, kind="proved", outcome="holds" if factor <= 1 else "fails", check="step",
             reason="" if factor <= 1 else "the step asked for is longer than the certified limit",
             evidence=("cells.npz", "witness.npz"),
@@ -190,11 +187,32 @@ def _step_claims(game: SmoothGame, bounds: Bounds, step: Array, evidence: dict[s
         ))  # fmt: skip
         claims.append(Claim(
             name="runge-kutta-step",
-            statement="One Runge-Kutta (RK4) step shorter than this contracts in the w-norm, also for nonlinear games, while its stages stay "
-            "in the region. The guideline 2.5 / beta is asymptotic and for linear games only.",
+            statement="One Runge-Kutta (RK4) step shorter than this contracts in the w-norm, also for nonlinear games, where the bounds hold "
+            "h max|F| beyond the region, too. The guideline 2.5 / beta is asymptotic and for linear games only.",
             value=classical.rk4, kind="measured", relation=">=", bound=0.0, check="runge-kutta-step", evidence=("cells.npz", "witness.npz"),
         ))  # fmt: skip
     return claims
+
+
+def _stages_claim(stages: Stages, evidence: dict[str, Any]) -> Claim:
+    statement = (
+        "One Runge-Kutta step of the length used shrinks the distance in the w-norm by this factor, its stages included: they stay in the "
+        "enlarged region of the evidence, on which the rate and the Lipschitz constant hold."
+    )
+    if stages.weights is None:
+        return Claim(
+            name="runge-kutta-contraction", statement=statement, value=None, kind="measured", outcome="undecided", check="nothing",
+            reason=f"{stages.reason}; of linear games steps up to 2.5 / beta are asymptotically stable, which says nothing of single steps",
+        )  # fmt: skip
+    bounds = stages.region.bounds
+    evidence["enlarged.npz"] = {
+        "low": stages.region.low, "high": stages.region.high, "mu": bounds.mu, "ell": bounds.ell, "coupling": bounds.coupling,
+        "reach": stages.reach, "weights": stages.weights, "step": np.array([stages.step]),
+    }  # fmt: skip
+    return Claim(
+        name="runge-kutta-contraction", statement=statement, value=stages.factor, relation="<=", bound=1.0, kind="measured",
+        check="runge-kutta-contraction", evidence=("enlarged.npz",),
+    )  # fmt: skip
 
 
 def _answer_claims(

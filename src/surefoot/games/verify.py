@@ -1,4 +1,4 @@
-"""Checkers of games, by subject: `verify_region` (derivatives, cells, bounds), `verify_steps` (norms, weights, steps),
+"""Checkers of games, by subject: `verify_region` (derivatives, cells, bounds), `verify_steps` (norms, weights, steps), `verify_metrics` (further norms),
 `verify_point` (strategies found), `verify_finite` and `verify_nash` (payoff tables), `verify_markov` (Markov games)."""
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from surefoot.core.certificate import Claim
 from surefoot.core.verify import Check, Dossier, Verdict, unchecked
 from surefoot.games.verify_finite import FINITE_CHECKS
 from surefoot.games.verify_markov import MARKOV_CHECKS
+from surefoot.games.verify_metrics import METRIC_CHECKS
 from surefoot.games.verify_nash import NASH_CHECKS
 from surefoot.games.verify_point import POINT_CHECKS
 from surefoot.games.verify_region import REGION_CHECKS
@@ -23,5 +24,5 @@ def nothing(claim: Claim, dossier: Dossier) -> Verdict:
 
 
 CHECKS: Mapping[str, Check] = {
-    "nothing": nothing, **REGION_CHECKS, **STEP_CHECKS, **POINT_CHECKS, **FINITE_CHECKS, **NASH_CHECKS, **MARKOV_CHECKS,
+    "nothing": nothing, **REGION_CHECKS, **STEP_CHECKS, **METRIC_CHECKS, **POINT_CHECKS, **FINITE_CHECKS, **NASH_CHECKS, **MARKOV_CHECKS,
 }  # fmt: skip

@@ -32,6 +32,17 @@ class EvidenceError(ValueError):
 # ---- the game, again ----------------------------------------------------------------------------------------------
 
 
+def gradient_box(game: SmoothGame, low: Array, high: Array) -> Array:
+    """The largest |F_k| over a box, (d,), by jets."""
+    cells = Interval(low[None], high[None])
+    if game.costs:
+        jets = evaluate(game.costs, cells, second=False)
+        parts = [jets[i].gradient[:, k] for i, own in enumerate(game.slices) for k in range(own.start, own.stop)]
+    else:
+        parts = [jet.value for jet in evaluate(game.pseudo_gradient, cells, second=False)]
+    return np.array([float(np.max(p.magnitude)) for p in parts])
+
+
 def gradient(game: SmoothGame, points: Array) -> Interval:
     """F at points (n, d), by jets."""
     if game.jacobian is not None and game.offset is not None:
@@ -83,13 +94,15 @@ def cells_of(dossier: Dossier) -> Cells:
     """The stated bounds, after checking that the cells tile the region and the bounds hold on them; once a dossier."""
     kept = vars(dossier).setdefault("_checked_cells", {})
     if "cells" not in kept:
-        kept["cells"] = _checked_cells(dossier)
+        game: SmoothGame = dossier.problem
+        kept["cells"] = checked_cells(dossier, "cells.npz", game.region)
     return kept["cells"]
 
 
-def _checked_cells(dossier: Dossier) -> Cells:
+def checked_cells(dossier: Dossier, name: str, region: Array | None) -> Cells:
+    """The bounds stated in a file of evidence, whose cells must tile the region."""
     game: SmoothGame = dossier.problem
-    stored = dossier.evidence["cells.npz"]
+    stored = dossier.evidence[name]
     d, n = game.size, len(game.blocks)
     low, high = (np.asarray(stored[name], dtype=np.float64) for name in ("low", "high"))
     mu, ell, coupling = (np.asarray(stored[name], dtype=np.float64) for name in ("mu", "ell", "coupling"))
@@ -107,9 +120,9 @@ def _checked_cells(dossier: Dossier) -> Cells:
             raise EvidenceError("a quadratic game has one set of bounds")
         _bounds_hold(game, found, 0, Interval.point(np.zeros((1, d))))
         return found
-    if game.region is None or low.shape != (cells, d) or high.shape != (cells, d):
+    if region is None or low.shape != (cells, d) or high.shape != (cells, d):
         raise EvidenceError("the cells do not fit the region")
-    _tiles(low, high, game.region)
+    _tiles(low, high, region)
     rows = dossier.rows(cells, 256)
     enclosed = jacobian(game, Interval(low[rows], high[rows]))
     for place, row in enumerate(rows):

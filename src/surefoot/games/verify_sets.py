@@ -35,7 +35,7 @@ def nearest(game: SmoothGame, i: int, point: Sequence[Fraction]) -> list[Fractio
     if isinstance(each, Ball):
         centre = exact(np.broadcast_to(np.asarray(each.centre, dtype=np.float64), len(point)))
         away = [p - c for p, c in zip(point, centre, strict=True)]
-        size = sqrt_bounds(sum((a * a for a in away), ZERO))[1]
+        size = _length(away)
         ratio = min(Fraction(1), Fraction(each.radius) / size) if size else Fraction(1)
         return [c + a * ratio for c, a in zip(centre, away, strict=True)]
     ends = zip(game.lower[own], game.upper[own], point, strict=True)
@@ -47,7 +47,9 @@ def _end(value: float, otherwise: Fraction) -> Fraction:
 
 
 def _length(d: Sequence[Fraction]) -> Fraction:
-    return sqrt_bounds(sum((v * v for v in d), ZERO))[1]
+    """Upper bound of the Euclidean length, to 2^-80 of itself."""
+    largest = max((abs(v) for v in d), default=ZERO)
+    return largest * sqrt_bounds(sum(((v / largest) ** 2 for v in d), ZERO))[1] if largest else ZERO
 
 
 def distances(game: SmoothGame, x: Array) -> list[Fraction]:
@@ -71,7 +73,9 @@ def moves(game: SmoothGame, x: Array, gradient: Interval, step: Array) -> Array:
             s * max(Fraction(float(b)) - m, m - Fraction(float(a)))
             for s, a, b, m in zip(h, gradient.low[own], gradient.high[own], middle[own], strict=True)
         ]
-        found.append(float(np.nextafter(float(move + _length(spread) + Fraction(1, 2**78)), np.inf)))
+        each = game.sets[i] if game.sets else None
+        inexact = Fraction(each.radius) / 2**78 if isinstance(each, Ball) else ZERO
+        found.append(float(np.nextafter(float(move + _length(spread) + inexact), np.inf)))
     return np.array(found)
 
 
