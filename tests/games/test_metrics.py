@@ -11,6 +11,7 @@ import pytest
 
 from surefoot.core.solve import solve
 from surefoot.core.verify import verify
+from surefoot.games.expressions import sin
 from surefoot.games.field import Field
 from surefoot.games.metrics import block_metric, proved_paired_margin, proved_rate
 from surefoot.games.models import cournot_game, toy_game
@@ -120,22 +121,24 @@ def test_single_step_bounds_hold_on_random_linear_games() -> None:
 
 
 def test_stages_stay_in_the_enlarged_region() -> None:
-    game, field = cournot_game(1), Field(cournot_game(1))
-    h = 0.5
+    """The equilibrium (2, 1.9) is outside the region, so that stages leave it."""
+    game = game_from_costs(
+        (1, 1), [lambda x: (x[0] - 2) ** 2 / 2 + 0.1 * sin(x[0] * x[1]), lambda x: (x[1] - 1.9) ** 2 / 2 + 0.2 * x[0] * x[1]], region=(0, 1)
+    )  # fmt: skip
+    field, h = Field(game), 0.4
     reach = reach_of_stages(game, field, h)
     assert reach is not None
     wide = enlarged(game, reach)
     assert wide.region is not None
-    assert game.region is not None
-    points = game.region[0] + np.random.default_rng(0).random((500, 5)) * (game.region[1] - game.region[0])
+    points = np.random.default_rng(0).random((500, 2))
     k1 = -field.gradient(points)
     k2 = -field.gradient(points + 0.5 * h * k1)
     k3 = -field.gradient(points + 0.5 * h * k2)
     outside = 0
     for stage in (points + 0.5 * h * k1, points + 0.5 * h * k2, points + h * k3):
         assert ((stage >= wide.region[0]) & (stage <= wide.region[1])).all()
-        outside += int(((stage < game.region[0]) | (stage > game.region[1])).any(axis=1).sum())
-    assert outside > 0  # the region itself would not do
+        outside += int(((stage < 0) | (stage > 1)).any(axis=1).sum())
+    assert outside > 50  # the region itself would not do
 
 
 def test_runge_kutta_play_says_what_is_certified_of_single_steps() -> None:
