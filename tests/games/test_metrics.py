@@ -187,5 +187,9 @@ def test_compat_takes_the_published_weights_and_steps() -> None:
     assert certificate.evidence["witness.npz"]["step"][0] == pytest.approx(rate / beta**2, rel=1e-12)
     runge: Any = solve(game, ProjectedPlay(compat="paper", integrator="rk4"), start=start).certificate
     assert runge.claim("runge-kutta-contraction").outcome == "undecided"
+    market: Any = solve(cournot_game(1), ProjectedPlay(compat="paper", tolerance=1e-3)).certificate
+    assert market.evidence["witness.npz"]["step"][0] == pytest.approx(
+        market.claim("classical-step").value / 2, rel=1e-9
+    )
     with pytest.raises(ValueError, match="two players"):
-        solve(cournot_game(1), ProjectedPlay(compat="paper"))
+        published_weights(bound_region(cournot_game(1)).bounds)

@@ -41,6 +41,11 @@ def headline(reader: RunReader) -> str:
     if "local-margin" in claims:
         return f"Policies with gradient norm {claims['stationarity']['value']:.1e} and local margin {claims['local-margin']['value']:.4g}."
     gain = claims["small-gain"]
+    if gain["outcome"] != "holds" and "paired-step" in claims and claims["error"]["outcome"] == "holds":
+        return (
+            f"Certified by couplings taken in pairs: contraction at rate {claims['paired-margin']['value']:.4g}; the only equilibrium is "
+            f"within {claims['error']['value']:.1e} of the answer."
+        )
     if gain["outcome"] != "holds":
         return f"Not certified: {gain['reason']}."
     text = f"Certified: contraction at rate {gain['value']:.4g}"

@@ -26,6 +26,7 @@ from surefoot.games.field import Field
 from surefoot.games.problem import SmoothGame
 from surefoot.games.region import RegionBounds, bound_region
 from surefoot.games.small_gain import (
+    best_weights,
     classical_steps,
     euler_steps,
     lipschitz,
@@ -88,9 +89,10 @@ class ProjectedPlay(Method[SmoothGame, PlayState, Array]):
 
     Args:
         integrator: one gradient a step, or four (Runge-Kutta).
-        step: its length; None takes the certified best one (for "rk4": its best per-step contracting one).
-        compat: "paper" takes weights from the published grid (two players) and the published lengths: alpha / beta^2 for Euler steps and the
-            asymptotic guideline 2.5 / beta for RK4. What is certified about them is the same.
+        step_length: None takes the certified best one (for "rk4": its best per-step contracting one).
+        compat: "paper" takes weights from the published grid (two players; none is published for more, who keep the Perron weights)
+            and the published lengths: alpha / beta^2 for Euler steps, the asymptotic guideline 2.5 / beta for RK4. What is certified
+            about them is the same.
         rates: one length for all players, or 2 / (mu_i + ell_i) for each.
         tolerance: stop once the certified error (without a certificate: the last move) is below it.
         cells, share: budget and target of the subdivision (see `bound_region`).
@@ -141,7 +143,10 @@ class ProjectedPlay(Method[SmoothGame, PlayState, Array]):
             reach = float((region.bounds.ell + region.bounds.coupling.sum(axis=-1)).max())
             return Plan(field, region, ones * (self.step_length or 0.5 / max(reach, 1e-12)), region.vector, 1.0)
         if self.compat == "paper" and self.step_length is None:
-            weights = published_weights(region.bounds, self.integrator)
+            two = len(problem.blocks) == 2
+            weights = (
+                published_weights(region.bounds, self.integrator) if two else best_weights(region.bounds.comparison)
+            )
             steps = classical_steps(margin(region.bounds.comparison, weights), lipschitz(region.bounds, weights))
             length = steps.euler_best if self.integrator == "euler" else steps.rk4_guideline
             if self.integrator == "rk4":
