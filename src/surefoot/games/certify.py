@@ -78,7 +78,7 @@ def certify_play(
             claims += _path_claims(game, path, evidence)
         claims += _field_claims(game, field, x, path, evidence)
     elif rests_on_pairs:
-        claims += rests_on_pairs
+        claims += rests_on_pairs + _field_claims(game, field, x, path, evidence)
     else:
         claims.append(Claim(
             name="error", statement="The distance of the answer to an equilibrium, player by player; this is the largest.",

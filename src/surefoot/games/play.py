@@ -120,7 +120,7 @@ class ProjectedPlay(Method[SmoothGame, PlayState, Array]):
             raise ValueError("expected cells >= 1, 0 <= share < 1 and block >= 1")
 
     def init(self, problem: SmoothGame, start: Array | None, streams: Streams) -> PlayState:
-        """Start within the strategy sets: given, or the middle of the region."""
+        """Start within the strategy sets: given, or off the middle of the region."""
         x = _start(problem) if start is None else np.array(start, dtype=np.float64)
         if x.shape != (problem.size,) or not np.isfinite(x).all():
             raise ValueError(f"the start has shape {x.shape}; expected {problem.size} finite numbers")
@@ -239,5 +239,8 @@ def contraction(region: RegionBounds, steps: Array) -> tuple[Array, float]:
 
 
 def _start(problem: SmoothGame) -> Array:
-    middle = 0.5 * (problem.region[0] + problem.region[1]) if problem.region is not None else np.zeros(problem.size)
-    return problem.project(middle)
+    """Within the region, off its middle: where an equilibrium is in the middle, it is to be found."""
+    if problem.region is None:
+        return problem.project(np.zeros(problem.size))
+    low, high = problem.region
+    return problem.project(low + 0.75 * (high - low))
