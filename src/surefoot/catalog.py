@@ -24,6 +24,7 @@ BUILT_IN: Mapping[str, str] = {
     "acceleration": "surefoot.descent.card:CARD",
     "colide": "surefoot.causal.card:CARD",
     "small-gain-nash": "surefoot.games.card:CARD",
+    "randomized-smoothing": "surefoot.robustness.smoothing_card:CARD",
 }
 
 
