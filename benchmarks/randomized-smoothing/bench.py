@@ -41,7 +41,7 @@ def main(bench: Bench) -> None:
 
 # ---- data ---------------------------------------------------------------------------------------------------------
 def mnist(bench: Bench) -> tuple[SmallCNN, torch.Tensor, Any] | None:
-    """The network of the protocol (8,000 images, noise 0.5, 8 epochs), and every twentieth of the other 2,000 images."""
+    """The network of the protocol (8,000 images, noise 0.5, 8 epochs), and every fifth of the other 2,000 images."""
     if "mnist" in MADE:
         return MADE["mnist"]
     data = bench.data()
@@ -52,7 +52,7 @@ def mnist(bench: Bench) -> tuple[SmallCNN, torch.Tensor, Any] | None:
     assert table.labels is not None
     images = torch.from_numpy(table.values)
     network = train_small_cnn(images[:8000], table.labels[:8000], noise=0.5, epochs=8, decay=1.0)
-    rows = np.arange(8000, 10000, 20)
+    rows = np.arange(8000, 10000, 5)
     MADE["mnist"] = network, images[torch.from_numpy(rows)], table.labels[rows]
     return MADE["mnist"]
 
@@ -190,10 +190,11 @@ def coverage(bench: Bench, folder: Path) -> None:
 
     repeats, t, sigma, alpha = 200 if bench.quick else 2000, 0.25, 0.5, 0.05
     rows = []
-    for label, more in (
+    cases: tuple[tuple[str, dict[str, Any]], ...] = (
         ("one class", {"forms": ("one-class",)}), ("two classes", {"forms": ("two-class",)}), ("choice of both", {}),
         ("target just beyond", {"target": t * 1.0001}),
-    ):  # fmt: skip
+    )  # fmt: skip
+    for label, more in cases:
         plan = Plan(200, 100, alpha, maps=(HARDMAX,), **more)
         images = LabelledImages(torch.full((repeats, 1, 2, 2), (1 + t) / 2), np.zeros(repeats, dtype=np.int64))
         problem = Certification(Classifier(Halfspace().eval(), (1, 2, 2), 2, sigma), images, plan, Noise(rows=100))
@@ -226,7 +227,7 @@ def early(bench: Bench, folder: Path) -> None:
     found = mnist(bench) or sample()
     network, images, labels = found
     file = to_file(folder, "early", network, images, labels)
-    count = 10 if bench.quick else len(images)
+    count = 10 if bench.quick else 100
     base = {
         "file": file,
         "sigma": 0.5,
