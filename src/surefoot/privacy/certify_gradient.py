@@ -63,7 +63,11 @@ def facts(method: PrivateMethod[Any], problem: PrivateRisk, state: PrivateState)
         layout = method.layout(problem)
         tree |= {"rule": "tree", "step_size": layout.step_length, "depth": layout.depth}
         if problem.known == "exact" and problem.projection is None and not state.ended:
-            tree |= {"rounds": layout.rounds, "root_batch": layout.root_batch, "record_smoothness": searched.record_smoothness}
+            tree |= {
+                "rounds": layout.rounds,
+                "root_batch": layout.root_batch,
+                "record_smoothness": searched.record_smoothness,
+            }
     if state.vectors is None or tree["rule"] == "none":  # nothing to replay
         tree["rule"] = "none"
         unused = {"penalty"} | ({"step_size"} if "phase" not in tree and "start_gap" not in tree else set())
@@ -103,7 +107,9 @@ def _answer_claim(method: PrivateMethod[Any], problem: PrivateRisk, state: Priva
 
 def _objective(problem: PrivateRisk) -> tuple[str, tuple[Premise, ...]]:
     if problem.known == "exact":
-        return "the objective", (Premise("no record's gradient is longer than L0 anywhere (rows bounded, loss Lipschitz)"),)
+        return "the objective", (
+            Premise("no record's gradient is longer than L0 anywhere (rows bounded, loss Lipschitz)"),
+        )
     return "the objective with every record's gradient clipped to L0", ()
 
 

@@ -46,7 +46,7 @@ class PrivateState(State):
     points: list[Tensor] = field(default_factory=list)  # candidates for the answer
     answers: list[float] = field(default_factory=list)  # norms that the final queries released; NaN: spent, but lost
     spent: float = 0.0
-    ledger: Ledger | None = transient()
+    ledger: Ledger | None = transient()  # noqa: RUF009  # a field
 
 
 S = TypeVar("S", bound=PrivateState)
@@ -217,7 +217,9 @@ class PrivateMethod(Method[PrivateRisk, S, Tensor]):
     def _query(self, problem: PrivateRisk, state: S, ledger: Ledger, mechanism: Gaussian) -> None:
         place, release = len(state.answers), self.query_release(problem)
         if ledger.left(release) < len(state.points) - place:
-            state.ended = f"{state.ended}; " * bool(state.ended) + "a final query was spent by a killed run and its value is lost"
+            state.ended = (
+                f"{state.ended}; " * bool(state.ended) + "a final query was spent by a killed run and its value is lost"
+            )
             state.answers.append(math.nan)
         else:
             point = state.points[place]
@@ -259,5 +261,6 @@ def _merged(releases: Sequence[Release]) -> list[Release]:
     for r in releases:
         groups.setdefault((r.name, r.noise_multiplier, r.sampling, r.part), []).append(r)
     return [
-        Release(*key[:2], max(r.record_bound for r in group), key[2], key[3], len(group)) for key, group in groups.items()
+        Release(*key[:2], max(r.record_bound for r in group), key[2], key[3], len(group))
+        for key, group in groups.items()
     ]

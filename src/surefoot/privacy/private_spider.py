@@ -69,7 +69,7 @@ class PrivateSpiderBoost(PrivateMethod[SpiderState]):
     compat: Literal["", "paper"] = ""
 
     def __post_init__(self) -> None:
-        if self.iterations < 1 or not 1 <= self.phase:
+        if self.iterations < 1 or self.phase < 1:
             raise ValueError(f"iterations {self.iterations} and phase {self.phase}: expected >= 1")
         if not 0.0 < self.anchor_share < 1.0:
             raise ValueError(f"anchor_share is {self.anchor_share}; expected a number in (0, 1)")
@@ -119,7 +119,9 @@ class PrivateSpiderBoost(PrivateMethod[SpiderState]):
         """`mu^2 = NA (2 / m1)^2 + ND (2 / m2)^2`, dealt by `anchor_share`."""
         mu, share = self.search_mu(), self.anchor_share if self.differences else 1.0
         anchor = self.record_reach * math.sqrt(self.anchors / share) / mu
-        return anchor, self.record_reach * math.sqrt(self.differences / (1.0 - share)) / mu if self.differences else anchor
+        return anchor, self.record_reach * math.sqrt(
+            self.differences / (1.0 - share)
+        ) / mu if self.differences else anchor
 
     def _calibrated(self, problem: PrivateRisk) -> tuple[float, float]:
         """One multiplier for both kinds, so that noise and sensitivity saturate together; by privacy loss distributions."""
@@ -153,7 +155,9 @@ class PrivateSpiderBoost(PrivateMethod[SpiderState]):
     def init(self, problem: PrivateRisk, start: Tensor | None, streams: Streams) -> SpiderState:
         for name in ("anchor_batch", "difference_batch"):
             if not 0 <= getattr(self, name) <= problem.size:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 1 to the {problem.size} records, or 0 for all")
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; expected 1 to the {problem.size} records, or 0 for all"
+                )
         if self.compat == "paper" and descent_constant(self, problem) <= 0.0:
             raise ValueError(
                 f"the descent constant is {descent_constant(self, problem):.3g}, not positive, so the theorem says nothing: shorten the "
@@ -207,7 +211,9 @@ class PrivateSpiderBoost(PrivateMethod[SpiderState]):
         return [state.total / halved, state.w] if halved > 0 else [state.w, state.w]
 
 
-def paper_schedule(problem: PrivateRisk, budget: Budget, start_gap: float | None = None, **more: Any) -> PrivateSpiderBoost:
+def paper_schedule(
+    problem: PrivateRisk, budget: Budget, start_gap: float | None = None, **more: Any
+) -> PrivateSpiderBoost:
     """The settings of theorem 4.2: T, q, eta and b2 from n, d, L0, L1, F0 and the budget (two misprints resolved).
 
     `abar = sqrt(d log(1/delta)) / (n eps)`, `T = max((F0 L1)^(1/4) / (sqrt(L0) abar))^(4/3), 1/abar)`, `q = 1 / (T abar^2)`,
@@ -223,11 +229,18 @@ def paper_schedule(problem: PrivateRisk, budget: Budget, start_gap: float | None
     abar = scale(problem, budget)
     iterations = max(1, int(max(((gap * L1) ** 0.25 / (math.sqrt(L0) * abar)) ** (4 / 3), 1.0 / abar)))
     phase = min(max(1, int(1.0 / (iterations * abar**2))), iterations)
-    batch = max((L0 / (math.sqrt(gap * L1) * abar)) ** (2 / 3), L0 ** (1 / 3) * n * abar ** (2 / 3) / (L1 * gap) ** (1 / 6))
+    batch = max(
+        (L0 / (math.sqrt(gap * L1) * abar)) ** (2 / 3), L0 ** (1 / 3) * n * abar ** (2 / 3) / (L1 * gap) ** (1 / 6)
+    )
     batch = min(max(1, int(batch)), n)
     log.info("settings of theorem 4.2: T = %d, q = %d, b2 = %d of %d", iterations, phase, batch, n)
     return PrivateSpiderBoost(
-        budget=budget, iterations=iterations, phase=phase, difference_batch=0 if batch == n else batch, compat="paper", **more
+        budget=budget,
+        iterations=iterations,
+        phase=phase,
+        difference_batch=0 if batch == n else batch,
+        compat="paper",
+        **more,
     )
 
 
@@ -281,5 +294,3 @@ def radii(stds: np.ndarray, phase: int, dim: int, first: float, failure_probabil
     phases = -(-len(stds) // phase)
     spread = np.concatenate([np.cumsum(stds[i : i + phase] ** 2) for i in range(0, len(stds), phase)] or [np.zeros(0)])
     return np.sqrt((spread + first) * (dim * np.log1p(spread / first) + 2.0 * math.log(phases / failure_probability)))
-
-

@@ -45,7 +45,7 @@ class LiftedPenalty(Penalty):
 
 def projection_matrix(dimension: int, dim: int, seed: int = 0) -> Tensor:
     """Phi (k, d) with entries N(0, 1/k); its seed is public, since Phi is drawn without looking at the records."""
-    if not 1 <= dimension:
+    if dimension < 1:
         raise ValueError(f"the projection has dimension {dimension}; expected at least 1")
     numbers = Streams(seed).numpy("projection", dimension, dim).standard_normal((dimension, dim))
     return torch.from_numpy(numbers) / math.sqrt(dimension)
@@ -84,7 +84,9 @@ def projected(problem: PrivateRisk) -> PrivateRisk:
     assert isinstance(records, LinearRecords)
     assert phi is not None
     constants = records.model.loss.constants
-    longest = math.sqrt(problem.record_smoothness / max(abs(constants.curvature), abs(constants.curvature_floor)))  # |X|
+    longest = math.sqrt(
+        problem.record_smoothness / max(abs(constants.curvature), abs(constants.curvature_floor))
+    )  # |X|
     rows = bounded_rows(records.model.features.double() @ phi.T, 2.0 * longest)
     penalty = problem.penalty
     return replace(

@@ -123,7 +123,9 @@ class RecursiveRegularization(PrivateMethod[StageState]):
         layout, L0, mu = self.layout(problem), problem.searched.record_gradient, self.search_mu()
         stage, place = divmod(k, layout.releases)
         if self.solver == "phased-sgd":
-            return Release("phase", self.record_reach / mu, L0 * self._phase_step(problem, layout, stage, place), 1.0, k)
+            return Release(
+                "phase", self.record_reach / mu, L0 * self._phase_step(problem, layout, stage, place), 1.0, k
+            )
         multiplier = self.record_reach * math.sqrt(layout.releases) / mu
         return Release("stage gradient", multiplier, L0 / layout.slice_size, 1.0, stage)
 
@@ -143,9 +145,13 @@ class RecursiveRegularization(PrivateMethod[StageState]):
     # -- the run
     def init(self, problem: PrivateRisk, start: Tensor | None, streams: Streams) -> StageState:
         if not problem.convex:
-            raise ValueError("recursive regularisation is for convex losses and penalties; use private SpiderBoost for others")
+            raise ValueError(
+                "recursive regularisation is for convex losses and penalties; use private SpiderBoost for others"
+            )
         if problem.known != "exact" and self.solver == "phased-sgd":
-            raise ValueError("phased SGD rests on exact L0 and L1 (a clipped step may expand distances); use solver='noisy-gd'")
+            raise ValueError(
+                "phased SGD rests on exact L0 and L1 (a clipped step may expand distances); use solver='noisy-gd'"
+            )
         return super().init(problem, start, streams)
 
     def fresh(self, problem: PrivateRisk, start: Tensor, streams: Streams, shared: dict[str, Any]) -> StageState:
@@ -164,7 +170,9 @@ class RecursiveRegularization(PrivateMethod[StageState]):
             state.centres = [*state.centres, found.clone()]
             state.w, state.mean, state.weight = found.clone(), torch.zeros_like(found), 0.0
 
-    def _public_gradient(self, problem: PrivateRisk, state: StageState, layout: Stages, stage: int, w: Tensor) -> Tensor:
+    def _public_gradient(
+        self, problem: PrivateRisk, state: StageState, layout: Stages, stage: int, w: Tensor
+    ) -> Tensor:
         weights = self._weights(layout, stage)
         pulls = [weight * (w - centre) for weight, centre in zip(weights, state.centres, strict=True)]
         return problem.searched.penalty.gradient(w) + torch.stack(pulls).sum(dim=0)

@@ -155,7 +155,13 @@ class PrivateRisk:
             raise TypeError("this PrivateRisk has no `identity`; give the numbers that define its records")
         penalty = (self.penalty.kind, self.penalty.weight, self.penalty.free)
         return fingerprint(
-            self.identity, self.record_gradient, self.record_smoothness, penalty, self.known, self.origin(), self.projection
+            self.identity,
+            self.record_gradient,
+            self.record_smoothness,
+            penalty,
+            self.known,
+            self.origin(),
+            self.projection,
         )
 
 
@@ -167,7 +173,9 @@ def bounded_rows(features: Tensor, bound: float) -> Tensor:
         bound: B > 0, public.
     """
     if not 0.0 < bound < math.inf:
-        raise ValueError(f"the bound of the features' norm is {bound}; expected a finite number > 0, chosen without the data")
+        raise ValueError(
+            f"the bound of the features' norm is {bound}; expected a finite number > 0, chosen without the data"
+        )
     rows = features.double()
     lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     # a hair below, so that the rounded row is no longer than the bound
@@ -194,7 +202,9 @@ def linear_risk(
     constants = loss.constants
     bend = max(abs(constants.curvature), abs(constants.curvature_floor)) if constants.smooth else math.inf
     if not math.isfinite(bend):
-        raise ValueError(f"the loss {type(loss).__name__} is not smooth, so gradient differences have no bound; use a smooth one")
+        raise ValueError(
+            f"the loss {type(loss).__name__} is not smooth, so gradient differences have no bound; use a smooth one"
+        )
     rows = bounded_rows(features, bound)
     if intercept:
         rows = torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)
@@ -238,9 +248,9 @@ def require_small_delta(delta: float, size: int, *, allow_large: bool = False) -
     if delta >= 1.0 / size:
         text = f"delta {delta:g} is not below 1/n = {1 / size:g}: publishing one record in the open would satisfy it"
         if not allow_large:
-            raise ValueError(f"{text}; choose a smaller delta (n^-1.1 is {size**-1.1:.3g}), or allow it (--allow-large-delta)")
+            raise ValueError(
+                f"{text}; choose a smaller delta (n^-1.1 is {size**-1.1:.3g}), or allow it (--allow-large-delta)"
+            )
         log.warning("%s", text)
     elif delta > 0.1 / size:
-        log.warning(
-            "delta %g is above 1/(10 n) = %g: with that chance some record may be exposed", delta, 0.1 / size
-        )
+        log.warning("delta %g is above 1/(10 n) = %g: with that chance some record may be exposed", delta, 0.1 / size)

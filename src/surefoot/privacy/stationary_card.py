@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from surefoot.core.system import Figure, Inputs, InputSpec, Paper, Sample, System, Traits
+from surefoot._lazy import later
+from surefoot.core.system import Inputs, InputSpec, Paper, Sample, System, Traits
 
 if TYPE_CHECKING:
-    from surefoot.core.rundir import RunDir, RunReader
+    from surefoot.core.rundir import RunDir
     from surefoot.core.solve import Result
-    from surefoot.core.verify import Check
     from surefoot.privacy.private_method import PrivateMethod
     from surefoot.privacy.risk import PrivateRisk
 
@@ -24,7 +24,7 @@ class Options:
     epsilon: float = 1.0
     """The privacy budget: 1 is strict, 8 is loose."""
     delta: float = 0.0
-    """Chance that the promise fails; 0 takes n^-1.1. At 1/n and above it is refused."""
+    """Chance that the promise fails; 0 takes 1 / (10 n). At 1/n and above it is refused."""
     allow_large_delta: bool = False
     """Allow delta >= 1/n."""
     neighbours: Literal["replace", "add-remove"] = "replace"
@@ -138,34 +138,40 @@ def _records(options: Options, inputs: Inputs) -> tuple[Any, Any, str]:
         values, targets, _ = one_row_each(values, targets, values[:, place])
         import numpy as np
 
-        values, names, unit = np.delete(values, place, axis=1), tuple(n for n in names if n != options.group), options.group
+        values, names, unit = (
+            np.delete(values, place, axis=1),
+            tuple(n for n in names if n != options.group),
+            options.group,
+        )
     return scaled(values, names, parsed_ranges(options.ranges, names)), targets, unit
 
 
 def _sample(options: Options, inputs: Inputs) -> tuple[Any, Any, str]:
     import logging
 
+    from surefoot.data.health import health_visits
     from surefoot.data.samples import SampleMissingError
-    from surefoot.privacy.rand_health import RANGES
-    from surefoot.privacy.stationary_input import health_records, one_row_each, scaled, tumours
+    from surefoot.privacy.stationary_input import scaled, tumours
 
     if options.loss == "huber":
         raise ValueError("the sample's target is yes or no; --loss huber needs a table with numbers to predict")
     note = ""
     if inputs.only != FALLBACK.id:
+        if options.group not in ("", "person"):
+            raise ValueError(
+                f"--group {options.group!r}: the sample knows 'person' (one year of each) or none (person-years)"
+            )
         try:
-            names, values, visits, person = health_records(inputs, SAMPLE)
+            table = health_visits(one_year_each=options.group == "person")
         except SampleMissingError as error:
             if inputs.only == SAMPLE.id:
                 raise FileNotFoundError(str(error)) from error
             logging.getLogger(__name__).warning("fallback sample: %s", error)
             note = str(error)
         else:
-            if options.group not in ("", "person"):
-                raise ValueError(f"--group {options.group!r}: the sample knows 'person' (one year of each) or none (person-years)")
-            if options.group:
-                values, visits, _ = one_row_each(values, visits, person)
-            return scaled(values, names, RANGES), visits, "person, with one year each" if options.group else "person-year"
+            inputs.sample(SAMPLE, sha256=table.source.sha256, **table.source.record())
+            unit = "person, with one year each" if options.group else "person-year (a person has up to five)"
+            return table.features / table.features.shape[1] ** 0.5, (table.visits > 0).astype(float), unit
     names, values, malignant, ranges = tumours(inputs, FALLBACK, note)
     return scaled(values, names, ranges), malignant, "tumour"
 
@@ -174,7 +180,7 @@ def budget(options: Options, problem: PrivateRisk) -> Any:
     """The budget that the options ask for."""
     from surefoot.privacy.ledger import Budget
 
-    delta = options.delta or min(0.5, problem.size**-1.1)
+    delta = options.delta or 0.1 / problem.size
     return Budget(options.epsilon, delta, options.neighbours)
 
 
@@ -246,27 +252,6 @@ def read_answer(folder: Path) -> Any:
     return torch.from_numpy(table["value"])
 
 
-def checks() -> Mapping[str, Check]:
-    """The checkers."""
-    from surefoot.privacy.verify_gradient import checks as all_checks
-
-    return all_checks()
-
-
-def figures(reader: RunReader) -> Sequence[Figure]:
-    """The gradient norm along the search with what is certified, and delta over epsilon."""
-    from surefoot.privacy.stationary_figures import figures as draw
-
-    return draw(reader)
-
-
-def headline(reader: RunReader) -> str:
-    """What was found, in one sentence."""
-    from surefoot.privacy.stationary_figures import headline as say
-
-    return say(reader)
-
-
 def tiny_problem() -> PrivateRisk:
     """Forty records of three features."""
     import torch
@@ -299,6 +284,20 @@ def tiny() -> Sequence[tuple[Any, Any]]:
     ]
 
 
+def seeded_classifier() -> Any:
+    """`PrivateClassifier` with fixed noise, hence marked as not private: scikit-learn's checks compare fits."""
+    from surefoot.privacy.linear import PrivateClassifier
+
+    return PrivateClassifier(epsilon=8.0, iterations=20, random_state=0)
+
+
+def seeded_regressor() -> Any:
+    """`PrivateRegressor` with fixed noise, hence marked as not private."""
+    from surefoot.privacy.linear import PrivateRegressor
+
+    return PrivateRegressor(epsilon=8.0, iterations=20, random_state=0)
+
+
 def tiny_inputs(folder: Path) -> Mapping[str, str]:
     """Four hundred rows of three features and a label."""
     import numpy as np
@@ -306,7 +305,10 @@ def tiny_inputs(folder: Path) -> Mapping[str, str]:
     rng = np.random.default_rng(3)
     A = rng.uniform(-1, 1, size=(400, 3))
     y = (A[:, 0] - 0.5 * A[:, 1] + 0.2 * rng.normal(size=400) > 0).astype(int)
-    rows = ["age,dose,weight,ill", *(",".join([*map(repr, map(float, a)), str(label)]) for a, label in zip(A, y, strict=True))]
+    rows = [
+        "age,dose,weight,ill",
+        *(",".join([*map(repr, map(float, a)), str(label)]) for a, label in zip(A, y, strict=True)),
+    ]
     (folder / "records.csv").write_text("\n".join(rows) + "\n")
     return {"records": str(folder / "records.csv")}
 
@@ -328,7 +330,7 @@ CARD = System(
     run=run,
     write_answer=write_answer,
     read_answer=read_answer,
-    checks=checks,
+    checks=later("surefoot.privacy.verify_gradient:checks"),
     sample=SAMPLE,
     aliases=("private-spider",),
     domain="privacy",
@@ -338,12 +340,13 @@ CARD = System(
         "paper": Options(compat="paper", loss="sigmoid", penalty="none", intercept=False),
     },
     inputs=(InputSpec("records", "table with the target in its last column, npz, or LIBSVM file", (".csv", ".tsv", ".parquet", ".npz", ".svm")),),
-    figures=figures,
-    headline=headline,
+    figures=later("surefoot.privacy.stationary_figures:figures"),
+    headline=later("surefoot.privacy.stationary_figures:headline"),
     extras=("privacy", "samples"),
     traits=Traits(private=True),
     peers=("opacus", "diffprivlib"),
     tiny=tiny,
     tiny_options={"epsilon": 8.0, "iterations": 24, "phase": 6, "ranges": ("age:-1:1", "dose:-1:1", "weight:-1:1")},
     tiny_inputs=tiny_inputs,
+    estimators=("surefoot.privacy.stationary_card:seeded_classifier", "surefoot.privacy.stationary_card:seeded_regressor"),
 )  # fmt: skip

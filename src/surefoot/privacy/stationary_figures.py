@@ -62,7 +62,9 @@ def _search(reader: RunReader) -> Figure:
         axis.axhline(max(value, 1e-300), color=CERTIFIED, lw=2.0, label=f"certified at the answer: {value:.3g}")
     floor = float(claims["floor"]["value"])
     axis.axhline(floor, color=FLOOR, lw=1.2, ls=":", label="shape of the lower bound, constant unknown")
-    axis.set(xlabel="release", ylabel="gradient norm", xlim=(0, end), title="The gradient that the budget lets us certify")
+    axis.set(
+        xlabel="release", ylabel="gradient norm", xlim=(0, end), title="The gradient that the budget lets us certify"
+    )
     axis.legend(loc="upper right")
     return Figure(
         "search", "The noisy gradient norms that were released, the bound that holds at all steps at once, and the norm that the "
@@ -83,4 +85,9 @@ def _curve(reader: RunReader) -> Figure:
     axis.plot([ledger["epsilon"]], [ledger["delta"]], "s", color=FLOOR, ms=8, label="the budget")
     axis.set(xlabel="epsilon", ylabel="delta", title="The whole privacy curve of this run")
     axis.legend()
-    return Figure("privacy", "Every pair (epsilon, delta) that the ledger of this run satisfies.", canvas, alt="delta over epsilon")
+    return Figure(
+        "privacy",
+        "Every pair (epsilon, delta) that the ledger of this run satisfies.",
+        canvas,
+        alt="delta over epsilon",
+    )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from surefoot.core.system import Inputs
-from surefoot.data.tables import refuse_missing
+from surefoot.data.tables import FORMATS, refuse_missing
 
 log = logging.getLogger(__name__)
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -38,7 +38,7 @@ def parsed_ranges(texts: Sequence[str], names: Sequence[str]) -> dict[str, tuple
     """
     found: dict[str, tuple[float, float]] = {}
     for text in texts:
-        name, low, high = (text.rsplit(":", 2) + ["", ""])[:3]
+        name, low, high = [*text.rsplit(":", 2), "", ""][:3]
         try:
             ends = float(low), float(high)
         except ValueError as error:
@@ -62,10 +62,15 @@ def read_records(path: Path, target: str) -> tuple[tuple[str, ...], Array, Array
 
         arrays = read_npz(path)
         if {"features", "targets"} - set(arrays):
-            raise ValueError(f"{path.name} holds {sorted(arrays)}; expected the arrays features (n, d) and targets (n,)")
-        values, wanted = np.asarray(arrays["features"], dtype=np.float64), np.asarray(arrays["targets"], dtype=np.float64)
+            raise ValueError(
+                f"{path.name} holds {sorted(arrays)}; expected the arrays features (n, d) and targets (n,)"
+            )
+        values, wanted = (
+            np.asarray(arrays["features"], dtype=np.float64),
+            np.asarray(arrays["targets"], dtype=np.float64),
+        )
         names = tuple(f"x{j}" for j in range(values.shape[1] if values.ndim == 2 else 0))
-    elif path.suffix in (".svm", ".libsvm", ".svmlight") or path.name.removesuffix(".gz").count(".") == 0 or path.suffix == ".t":
+    elif path.suffix not in FORMATS:  # .svm, .libsvm, .t, .gz, none: the LIBSVM collection has no fixed ending
         from sklearn.datasets import load_svmlight_file
 
         loaded: Any = load_svmlight_file(str(path))
@@ -104,28 +109,14 @@ def signs(targets: Array) -> Array:
         if found <= {low, high}:
             return np.where(targets == high, 1.0, -1.0)
     shown = sorted(found)[:4]
-    raise ValueError(f"the target holds {shown}{'…' * (len(found) > 4)}; classification needs 0 and 1 (or -1 and 1); for numbers use --loss huber")
+    raise ValueError(
+        f"the target holds {shown}{'…' * (len(found) > 4)}; classification needs 0 and 1 (or -1 and 1); for numbers use --loss huber"
+    )
 
 
-def health_records(inputs: Inputs, sample: Any) -> tuple[tuple[str, ...], Array, Array, Array]:
-    """RAND: names, raw features (n, 19), any doctor visit in the year (0 or 1), person.
-
-    Raises:
-        SampleMissingError: the package that carries it is not installed.
-    """
-    import pandas as pd
-
-    from surefoot.data.samples import packaged
-    from surefoot.privacy.rand_health import MISSING, PACKAGED, PERSON, RANGES, VISITS
-
-    found = packaged(**PACKAGED)
-    table: Any = pd.read_csv(found.path, usecols=[*RANGES, VISITS, PERSON])
-    inputs.sample(sample, sha256=found.sha256, **found.record())
-    features = table[list(RANGES)].fillna(MISSING).to_numpy(dtype=np.float64)
-    return tuple(RANGES), features, (table[VISITS] > 0).to_numpy(dtype=np.float64), table[PERSON].to_numpy()
-
-
-def tumours(inputs: Inputs, sample: Any, note: str) -> tuple[tuple[str, ...], Array, Array, dict[str, tuple[float, float]]]:
+def tumours(
+    inputs: Inputs, sample: Any, note: str
+) -> tuple[tuple[str, ...], Array, Array, dict[str, tuple[float, float]]]:
     """The breast cancer table of scikit-learn, and round public ranges from its description."""
     from sklearn.datasets import load_breast_cancer
 
@@ -138,4 +129,9 @@ def tumours(inputs: Inputs, sample: Any, note: str) -> tuple[tuple[str, ...], Ar
         0.25, 1.2, 1.5, 0.3, 0.7, 0.25,
     )  # fmt: skip  # rounded up from the ranges printed in the data set's own description
     names = tuple(str(name) for name in data.feature_names)
-    return names, np.asarray(data.data), np.asarray(data.target, dtype=np.float64), {n: (0.0, t) for n, t in zip(names, tops, strict=True)}
+    return (
+        names,
+        np.asarray(data.data),
+        np.asarray(data.target, dtype=np.float64),
+        {n: (0.0, t) for n, t in zip(names, tops, strict=True)},
+    )

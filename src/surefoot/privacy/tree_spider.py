@@ -100,7 +100,7 @@ class TreeSpider(PrivateMethod[TreeState]):
         """
         searched, n, d, eps = problem.searched, problem.size, problem.searched.dim, self.budget.epsilon
         b = self.root_batch or math.floor(max(n ** (2 / 3), math.sqrt(n) * d**0.25 / math.sqrt(eps)))
-        depth = max((D for D in range(1, 31) if D * 2 ** (D + 1) <= b), default=0)
+        depth = max((D for D in range(1, 31) if b >= D * 2 ** (D + 1)), default=0)
         rounds = int(n / (b * (depth / 2 + 1)))
         if depth == 0 or rounds < 1 or searched.record_smoothness == 0.0:
             raise ValueError(
@@ -192,7 +192,11 @@ class TreeSpider(PrivateMethod[TreeState]):
             raise ValueError("the printed stop needs F0, a public bound of F(start) - inf F; give start_gap")
         layout, searched = self.layout(problem), problem.searched
         D, L0, L1 = layout.depth, searched.record_gradient, searched.record_smoothness
-        first = 256.0 * math.log(1.25 / self.budget.delta) * math.log(2.0 * layout.rounds * 2 ** (D + 1) / self.failure_probability)
+        first = (
+            256.0
+            * math.log(1.25 / self.budget.delta)
+            * math.log(2.0 * layout.rounds * 2 ** (D + 1) / self.failure_probability)
+        )
         return layout.alpha * (first + 8.0 * L1 * gap * math.sqrt(2.0 * D) * (D / 2 + 1) / (2.0 * L0**2))
 
     def candidates(self, problem: PrivateRisk, state: TreeState) -> list[Tensor]:
@@ -219,7 +223,9 @@ def population_radii(layout: Layout, multiplier: float, dim: int, failure_probab
     Noise: `s (sqrt d + sqrt(2 log(2N/p)))` with `s^2` summed over the root and the right turns; sampling (Pinelis):
     `sqrt(2 Q log(4N/p))`, `Q = sum_k (2 share_k)^2 / b_k` over the same nodes; N leaves in all.
     """
-    noise = np.array([multiplier * share / batch for share, batch in zip(layout.shares, layout.batches, strict=True)]) ** 2
+    noise = (
+        np.array([multiplier * share / batch for share, batch in zip(layout.shares, layout.batches, strict=True)]) ** 2
+    )
     spread = np.array([4.0 * share**2 / batch for share, batch in zip(layout.shares, layout.batches, strict=True)])
     nodes = [[0, *layout.right_turns(leaf)] for leaf in range(layout.leaves)]
     total = layout.rounds * layout.leaves

@@ -38,6 +38,16 @@ def _require(good: bool, why: str) -> None:
         raise SpoiledError(why)
 
 
+WORDS = {"rule": ("none", "descent", "tree"), "known": ("exact", "clipped"), "compat": ("", "paper")}
+
+
+def _facts(dossier: Dossier) -> Mapping[str, Any]:
+    tree = dossier.evidence["release.json"]
+    for name, words in WORDS.items():
+        _require(tree.get(name, words[0]) in words, f"{name} is {tree.get(name)!r}")
+    return tree
+
+
 def _multiplier(ledger: Mapping[str, Any], name: str) -> float:
     found = {float(e["noise_multiplier"]) for e in ledger["entries"] if e["name"] == name}
     _require(len(found) == 1, f"the ledger has {len(found)} kinds of {name!r}")
@@ -79,11 +89,16 @@ def _replay(tree: Mapping[str, Any], arrays: Mapping[str, Array]) -> tuple[Array
 
 def check_answer(claim: Claim, dossier: Dossier) -> Verdict:
     """Replay the search; every candidate must be one of its points, or their mean over the second half."""
-    tree, arrays = dossier.evidence["release.json"], dossier.evidence["release.npz"]
+    tree, arrays = _facts(dossier), dossier.evidence["release.npz"]
     answer = np.asarray(dossier.answer, dtype=np.float64)
     candidates = np.asarray(arrays["points"], dtype=np.float64)
-    _require(candidates.ndim == 2 and candidates.shape[1] == int(tree["dim"]) and bool(np.isfinite(candidates).all()), "points")
-    place = int(np.argmin(np.where(np.isnan(b := arrays["query_bounds"]), np.inf, b))) if "query_bounds" in arrays else 0
+    _require(
+        candidates.ndim == 2 and candidates.shape[1] == int(tree["dim"]) and bool(np.isfinite(candidates).all()),
+        "points",
+    )
+    place = (
+        int(np.argmin(np.where(np.isnan(b := arrays["query_bounds"]), np.inf, b))) if "query_bounds" in arrays else 0
+    )
     if not np.array_equal(answer, candidates[place]):
         return refute(claim, "the answer is not the candidate with the smallest bound")
     if tree["rule"] != "none" and (why := _not_reached(tree, arrays, candidates)):
@@ -101,7 +116,11 @@ def _not_reached(tree: Mapping[str, Any], arrays: Mapping[str, Array], candidate
         _require(int(tree["iterations"]) >= 1, "iterations")
         wanted = np.stack([reached[half + 1 :].mean(axis=0) if len(points) > half + 1 else last, last])
         wanted = wanted if len(candidates) == 2 else last[None]
-        return "" if _near(candidates, wanted) else "the candidates are not the second half's mean and the last point, replayed"
+        return (
+            ""
+            if _near(candidates, wanted)
+            else "the candidates are not the second half's mean and the last point, replayed"
+        )
     lost = [c for c in candidates if not any(_near(c, point) for point in reached)]
     return "a candidate does not follow from the released vectors" if lost else ""
 
@@ -127,7 +146,7 @@ def _is_bound(bound: float, norm: float, std: float, dim: int, level: float) -> 
 
 def check_query(claim: Claim, dossier: Dossier) -> Verdict:
     """The noise from the ledger, the distribution by its Poisson mixture."""
-    tree, arrays, ledger = (dossier.evidence[n] for n in ("release.json", "release.npz", "ledger.json"))
+    tree, arrays, ledger = _facts(dossier), dossier.evidence["release.npz"], dossier.evidence["ledger.json"]
     queries, p = int(tree["queries"]), float(tree["failure_probability"])
     norms, bounds = np.asarray(arrays["query_norms"]), np.asarray(arrays["query_bounds"])
     made = sum(int(e["number"]) for e in ledger["entries"] if e["name"] == "final query")
@@ -139,7 +158,11 @@ def check_query(claim: Claim, dossier: Dossier) -> Verdict:
     _require(0.0 < p < 1.0 and bool((norms[known] >= 0).all()) and made >= int(known.sum()), "norms")
     for norm, bound in zip(norms, bounds, strict=True):
         lost = not math.isfinite(norm)
-        if (math.isfinite(bound) if lost else not _is_bound(float(bound), float(norm), std, int(tree["dim"]), p / queries)):
+        if (
+            math.isfinite(bound)
+            if lost
+            else not _is_bound(float(bound), float(norm), std, int(tree["dim"]), p / queries)
+        ):
             return refute(claim, f"{bound:.6g} is not the bound that {norm:.6g} gives")
     if claim.confidence is None or not math.isclose(claim.confidence.level, 1.0 - p) or not np.array_equal(
         np.asarray(dossier.answer, dtype=np.float64), arrays["points"][int(np.argmin(bounds))]
@@ -152,7 +175,8 @@ def check_query(claim: Claim, dossier: Dossier) -> Verdict:
 # ---- along the search ---------------------------------------------------------------------------------------
 def check_path(claim: Claim, dossier: Dossier) -> Verdict:
     """Noise scales from the replayed distances, the mixture's radius step by step."""
-    tree, table, ledger = (dossier.evidence[n] for n in ("release.json", "path.csv", "ledger.json"))
+    tree, table, ledger = _facts(dossier), dossier.evidence["path.csv"], dossier.evidence["ledger.json"]
+    _require(tree["known"] == "exact", "clipping may have moved the estimates")
     steps = len(table["k"])
     _require(bool(np.array_equal(table["k"], np.arange(steps))), "the steps are not counted from 0")
     phase, anchors = int(tree.get("phase", 1)), int(tree["anchors"])
@@ -176,19 +200,25 @@ def check_path(claim: Claim, dossier: Dossier) -> Verdict:
         radius = math.sqrt((spread + first**2) * (d * math.log(1.0 + spread / first**2) + 2.0 * math.log(anchors / p)))
         bound = norms[k] + radius
         if not (_near(table["noise_std"][k], std) and _near(table["bound"][k], bound)):
-            return refute(claim, f"step {k}: noise {std:.6g} and bound {bound:.6g}, not {table['noise_std'][k]:.6g} and {table['bound'][k]:.6g}")
+            return refute(
+                claim,
+                f"step {k}: noise {std:.6g} and bound {bound:.6g}, not {table['noise_std'][k]:.6g} and {table['bound'][k]:.6g}",
+            )
         least = min(least, bound)
     return compare(claim, least, supports="statistical")
 
 
 def check_population(claim: Claim, dossier: Dossier) -> Verdict:
     """Every leaf's path walked from the root: noise and sampling errors added up node by node."""
-    tree, table, ledger = (dossier.evidence[n] for n in ("release.json", "path.csv", "ledger.json"))
+    tree, table, ledger = _facts(dossier), dossier.evidence["path.csv"], dossier.evidence["ledger.json"]
+    _require(tree["known"] == "exact", "clipping may have moved the estimates")
     D, T, b = (int(tree[k]) for k in ("depth", "rounds", "root_batch"))
     L0, L1, d, p = (float(tree[k]) for k in ("record_gradient", "record_smoothness", "dim", "failure_probability"))
     leaves = 2**D
     steps = len(table["k"])
-    _require(steps == T * leaves and bool(np.array_equal(table["k"], np.arange(steps))), "the leaves are not counted from 0")
+    _require(
+        steps == T * leaves and bool(np.array_equal(table["k"], np.arange(steps))), "the leaves are not counted from 0"
+    )
     points, norms = _replay(tree, dossier.evidence["release.npz"])
     m, total = _multiplier(ledger, "root"), T * leaves
     if m != _multiplier(ledger, "right child") or not _near(table["released_norm"], norms):
@@ -199,8 +229,14 @@ def check_population(claim: Claim, dossier: Dossier) -> Verdict:
         for depth in range(1, D + 1):
             if (leaf >> (D - depth)) % 2:
                 share, batch = min(L1 * 2 ** (D - depth) * float(tree["step_size"]), 2.0 * L0), b // 2**depth
-                noise, spread, own = noise + (m * share / batch) ** 2, spread + 4.0 * share**2 / batch, m * share / batch
-        radius = math.sqrt(noise) * (math.sqrt(d) + math.sqrt(2 * math.log(2 * total / p))) + math.sqrt(2 * spread * math.log(4 * total / p))
+                noise, spread, own = (
+                    noise + (m * share / batch) ** 2,
+                    spread + 4.0 * share**2 / batch,
+                    m * share / batch,
+                )
+        radius = math.sqrt(noise) * (math.sqrt(d) + math.sqrt(2 * math.log(2 * total / p))) + math.sqrt(
+            2 * spread * math.log(4 * total / p)
+        )
         if not (_near(table["noise_std"][k], own) and _near(table["bound"][k], norms[k] + radius)):
             return refute(claim, f"leaf {k}: noise {own:.6g} and bound {norms[k] + radius:.6g}")
         if norms[k] + radius < least:
@@ -215,7 +251,7 @@ def check_population(claim: Claim, dossier: Dossier) -> Verdict:
 # ---- known before the run -----------------------------------------------------------------------------------
 def check_expected(claim: Claim, dossier: Dossier) -> Verdict:
     """Equation 5 from the ledger's multipliers and rates."""
-    tree, ledger = dossier.evidence["release.json"], dossier.evidence["ledger.json"]
+    tree, ledger = _facts(dossier), dossier.evidence["ledger.json"]
     L0, n, d, T = (float(tree[k]) for k in ("record_gradient", "size", "dim", "iterations"))
     eta, L, gap = (float(tree[k]) for k in ("step_size", "smoothness", "start_gap"))
     entries = {e["name"]: e for e in ledger["entries"]}
@@ -223,7 +259,9 @@ def check_expected(claim: Claim, dossier: Dossier) -> Verdict:
 
     def square(entry: Mapping[str, Any], share: float) -> float:
         rate = float(entry["sampling"])
-        return (share**2 / (rate * n) if rate < 1.0 else 0.0) + d * (float(entry["noise_multiplier"]) * share / (rate * n)) ** 2
+        return (share**2 / (rate * n) if rate < 1.0 else 0.0) + d * (
+            float(entry["noise_multiplier"]) * share / (rate * n)
+        ) ** 2
 
     first, second, phase = square(entries["anchor"], L0), 0.0, 1.0
     if "difference" in entries:
@@ -237,6 +275,10 @@ def check_expected(claim: Claim, dossier: Dossier) -> Verdict:
 
 def check_floor(claim: Claim, dossier: Dossier) -> Verdict:
     """L0 sqrt(d log(1/delta)) / (n epsilon)."""
-    tree, ledger = dossier.evidence["release.json"], dossier.evidence["ledger.json"]
+    tree, ledger = _facts(dossier), dossier.evidence["ledger.json"]
     root = math.sqrt(int(tree["dim"]) * -math.log(float(ledger["delta"])))
-    return compare(claim, float(tree["record_gradient"]) * root / (int(tree["size"]) * float(ledger["epsilon"])), supports="measured")
+    return compare(
+        claim,
+        float(tree["record_gradient"]) * root / (int(tree["size"]) * float(ledger["epsilon"])),
+        supports="measured",
+    )
