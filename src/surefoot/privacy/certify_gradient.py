@@ -10,7 +10,7 @@ import numpy as np
 from surefoot.core.certificate import Certificate, Claim, Confidence, Premise, capped
 from surefoot.privacy.certify import privacy_claims
 from surefoot.privacy.ledger import Ledger
-from surefoot.privacy.private_method import PrivateMethod, PrivateState
+from surefoot.privacy.private_method import PrivateMethod
 from surefoot.privacy.private_spider import PrivateSpiderBoost, expected_gradient, radii, scale
 from surefoot.privacy.recursive_regularization import RecursiveRegularization
 from surefoot.privacy.risk import PrivateRisk
@@ -20,7 +20,7 @@ CARD = "private-stationary"
 PRIVATE = Premise("each record's gradient, and its change, is clipped by a rule that looks at that record alone")
 
 
-def certificate(method: PrivateMethod[Any], problem: PrivateRisk, state: PrivateState, ledger: Ledger) -> Certificate:
+def certificate(method: PrivateMethod[Any], problem: PrivateRisk, state: Any, ledger: Ledger) -> Certificate:
     """Everything that can be said of the run."""
     not_private = state.streams.seed is not None
     claims, evidence = privacy_claims(ledger, not_private=not_private, record_bound=PRIVATE, unit=problem.unit)
@@ -42,7 +42,7 @@ def certificate(method: PrivateMethod[Any], problem: PrivateRisk, state: Private
     return Certificate(CARD, tuple(claims), problem.fingerprint() if problem.identity is not None else "", evidence)
 
 
-def facts(method: PrivateMethod[Any], problem: PrivateRisk, state: PrivateState) -> dict[str, Any]:
+def facts(method: PrivateMethod[Any], problem: PrivateRisk, state: Any) -> dict[str, Any]:
     """What was fixed before the run, as far as a checker needs it."""
     searched, penalty = problem.searched, problem.penalty
     tree: dict[str, Any] = {
@@ -76,7 +76,7 @@ def facts(method: PrivateMethod[Any], problem: PrivateRisk, state: PrivateState)
     return tree
 
 
-def _arrays(method: PrivateMethod[Any], problem: PrivateRisk, state: PrivateState) -> dict[str, Any]:
+def _arrays(method: PrivateMethod[Any], problem: PrivateRisk, state: Any) -> dict[str, Any]:
     points = state.points or [method.answer(problem, state)]
     arrays: dict[str, Any] = {"points": np.stack([p.numpy() for p in points])}
     if state.answers:
@@ -92,7 +92,7 @@ def _arrays(method: PrivateMethod[Any], problem: PrivateRisk, state: PrivateStat
     return arrays
 
 
-def _answer_claim(method: PrivateMethod[Any], problem: PrivateRisk, state: PrivateState) -> Claim:
+def _answer_claim(method: PrivateMethod[Any], problem: PrivateRisk, state: Any) -> Claim:
     replayed = state.vectors is not None and not isinstance(method, RecursiveRegularization)
     how = "follows step by step from the released vectors" if replayed else "is one of the points that were released"
     return Claim(
@@ -113,7 +113,7 @@ def _objective(problem: PrivateRisk) -> tuple[str, tuple[Premise, ...]]:
     return "the objective with every record's gradient clipped to L0", ()
 
 
-def _query_claim(method: PrivateMethod[Any], problem: PrivateRisk, state: PrivateState) -> Claim:
+def _query_claim(method: PrivateMethod[Any], problem: PrivateRisk, state: Any) -> Claim:
     what, premises = _objective(problem)
     asked = Premise("the final queries were made at the points of release.npz, on the records of the run")
     value, bound = min(method.bounds(problem, state)), method.target or None
@@ -128,7 +128,7 @@ def _query_claim(method: PrivateMethod[Any], problem: PrivateRisk, state: Privat
     )  # fmt: skip
 
 
-def path_bounds(method: PrivateSpiderBoost, problem: PrivateRisk, state: PrivateState) -> dict[str, Any]:
+def path_bounds(method: PrivateSpiderBoost, problem: PrivateRisk, state: Any) -> dict[str, Any]:
     """Released norm, noise scale and bound of the gradient norm at every step done."""
     done = int(np.isfinite(state.norms.numpy()).sum())
     norms, stds = state.norms[:done].numpy(), state.stds[:done].numpy()
@@ -139,9 +139,7 @@ def path_bounds(method: PrivateSpiderBoost, problem: PrivateRisk, state: Private
     return {"k": np.arange(done, dtype=np.float64), "released_norm": norms, "noise_std": stds, "bound": norms + widths}
 
 
-def _path_claim(
-    method: PrivateSpiderBoost, problem: PrivateRisk, state: PrivateState, evidence: dict[str, Any]
-) -> Claim:
+def _path_claim(method: PrivateSpiderBoost, problem: PrivateRisk, state: Any, evidence: dict[str, Any]) -> Claim:
     table = evidence["path.csv"] = path_bounds(method, problem, state)
     evidence["release.json"]["anchors"] = method.anchors
     best = int(np.argmin(table["bound"]))
@@ -164,7 +162,7 @@ def _expected_claim(method: PrivateSpiderBoost, problem: PrivateRisk) -> Claim:
     )  # fmt: skip
 
 
-def _population_claim(method: TreeSpider, problem: PrivateRisk, state: PrivateState, evidence: dict[str, Any]) -> Claim:
+def _population_claim(method: TreeSpider, problem: PrivateRisk, state: Any, evidence: dict[str, Any]) -> Claim:
     layout, norms = method.layout(problem), state.norms.numpy()
     widths = population_radii(layout, method.multiplier(), problem.dim, method.failure_probability)
     bounds = norms + np.tile(widths, layout.rounds)[: len(norms)]

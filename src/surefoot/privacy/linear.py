@@ -30,8 +30,10 @@ class _PrivateLinear(BaseEstimator):
         allow_large_delta: bool = False, random_state: Any = None,
     ) -> None:  # fmt: skip
         self.epsilon, self.delta, self.feature_bound, self.fit_intercept = epsilon, delta, feature_bound, fit_intercept
-        self.penalty, self.penalty_weight, self.iterations, self.phase = penalty, penalty_weight, iterations, phase
-        self.step_size, self.query_share, self.neighbours = step_size, query_share, neighbours
+        self.penalty: Literal["none", "ridge", "bounded"] = penalty
+        self.neighbours: Literal["replace", "add-remove"] = neighbours
+        self.penalty_weight, self.iterations, self.phase = penalty_weight, iterations, phase
+        self.step_size, self.query_share = step_size, query_share
         self.allow_large_delta, self.random_state = allow_large_delta, random_state
 
     def _fit(self, X: Array, y: Array, loss: Loss) -> None:
@@ -106,7 +108,7 @@ class PrivateClassifier(ClassifierMixin, _PrivateLinear):
         Raises:
             ValueError: other than two classes, NaN, delta >= 1/n.
         """
-        X, y = validate_data(self, X, y, dtype=np.float64)
+        rows, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
         self.classes_ = np.unique(y)
         if len(self.classes_) > 2:
@@ -116,7 +118,7 @@ class PrivateClassifier(ClassifierMixin, _PrivateLinear):
         if len(self.classes_) < 2:
             raise ValueError("y holds 1 class; expected two classes")
         loss = {"logistic": Logistic, "sigmoid": Sigmoid}[self.loss]()
-        self._fit(X, np.where(y == self.classes_[1], 1.0, -1.0), loss)
+        self._fit(rows, np.where(y == self.classes_[1], 1.0, -1.0), loss)
         self.coef_, self.intercept_ = self._weights[None], np.array([self._offset])
         return self
 
@@ -174,8 +176,8 @@ class PrivateRegressor(RegressorMixin, _PrivateLinear):
         Raises:
             ValueError: NaN, delta >= 1/n.
         """
-        X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
-        self._fit(X, np.asarray(y, dtype=np.float64), Huber(self.knee))
+        rows, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
+        self._fit(rows, np.asarray(y, dtype=np.float64), Huber(self.knee))
         self.coef_, self.intercept_ = self._weights, self._offset
         return self
 

@@ -129,14 +129,23 @@ class PrivateMethod(Method[PrivateRisk, S, Tensor]):
         return entries
 
     # -- the verbs
-    def init(self, problem: PrivateRisk, start: Tensor | None, streams: Streams) -> S:
-        """Validate, and begin at the problem's start."""
+    def validate(self, problem: PrivateRisk) -> None:
+        """Refuse what cannot be run, before anything is read or spent.
+
+        Raises:
+            ValueError: with what was expected.
+        """
         require_small_delta(self.budget.delta, problem.size, allow_large=self.allow_large_delta)
         if not 0.0 <= self.query_share < 1.0 or not 0.0 < self.failure_probability < 1.0 or self.block < 1:
             raise ValueError(
                 f"query_share {self.query_share}, failure_probability {self.failure_probability}, block {self.block}: expected [0, 1), "
                 "(0, 1) and >= 1"
             )
+        self.iterations_of(problem)  # names a schedule that the records are too few for
+
+    def init(self, problem: PrivateRisk, start: Tensor | None, streams: Streams) -> S:
+        """Validate, and begin at the problem's start."""
+        self.validate(problem)
         iterations, searched = self.iterations_of(problem), problem.searched
         origin = searched.origin() if start is None or problem.projection is not None else start.double().clone()
         empty = torch.full((iterations,), math.nan, dtype=torch.float64)

@@ -152,7 +152,9 @@ class PrivateSpiderBoost(PrivateMethod[SpiderState]):
         return Release(ANCHOR if anchor else DIFFERENCE, multiplier, share, rate)
 
     # -- the run
-    def init(self, problem: PrivateRisk, start: Tensor | None, streams: Streams) -> SpiderState:
+    def validate(self, problem: PrivateRisk) -> None:
+        """See `PrivateMethod.validate`."""
+        super().validate(problem)
         for name in ("anchor_batch", "difference_batch"):
             if not 0 <= getattr(self, name) <= problem.size:
                 raise ValueError(
@@ -163,7 +165,6 @@ class PrivateSpiderBoost(PrivateMethod[SpiderState]):
                 f"the descent constant is {descent_constant(self, problem):.3g}, not positive, so the theorem says nothing: shorten the "
                 "steps or the phases, or spend more"
             )
-        return super().init(problem, start, streams)
 
     def fresh(self, problem: PrivateRisk, start: Tensor, streams: Streams, shared: dict[str, Any]) -> SpiderState:
         zero = torch.zeros_like(start)
@@ -276,7 +277,8 @@ def expected_gradient(method: PrivateSpiderBoost, problem: PrivateRisk) -> float
 
 def gradient_descent(**options: Any) -> PrivateSpiderBoost:
     """DP gradient descent: an anchor at every step."""
-    return PrivateSpiderBoost(**{**options, "phase": 1})
+    options["phase"] = 1
+    return PrivateSpiderBoost(**options)
 
 
 def radii(stds: np.ndarray, phase: int, dim: int, first: float, failure_probability: float) -> np.ndarray:

@@ -51,8 +51,8 @@ def projection_matrix(dimension: int, dim: int, seed: int = 0) -> Tensor:
     return torch.from_numpy(numbers) / math.sqrt(dimension)
 
 
-def projected_dimension(size: int, dim: int, budget: Budget, record_gradient: float, rank: int | None = None) -> int:
-    """`k = min{ argmin_j g(j) + L0 log(n) / sqrt(j), rank log(2n/delta) }`, `g(j) = L0 (sqrt(j) / (n eps))^(2/3)`, at most d.
+def projected_dimension(size: int, dim: int, budget: Budget, rank: int | None = None) -> int:
+    """`k = min{ argmin_j g(j) + log(n) / sqrt(j), rank log(2n/delta) }`, `g(j) = (sqrt(j) / (n eps))^(2/3)` (both times L0), at most d.
 
     Args:
         rank: a public bound of the features' rank.

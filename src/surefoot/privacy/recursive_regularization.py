@@ -64,7 +64,7 @@ class RecursiveRegularization(PrivateMethod[StageState]):
 
     radius: float
     solver: Literal["noisy-gd", "phased-sgd"] = "noisy-gd"
-    stages: int = 5
+    stages: int = 8
     inner_steps: int = 100
 
     def __post_init__(self) -> None:
@@ -143,7 +143,8 @@ class RecursiveRegularization(PrivateMethod[StageState]):
         return self._step_length(problem, layout, stage) * 4.0 ** -(place + 1)
 
     # -- the run
-    def init(self, problem: PrivateRisk, start: Tensor | None, streams: Streams) -> StageState:
+    def validate(self, problem: PrivateRisk) -> None:
+        """See `PrivateMethod.validate`."""
         if not problem.convex:
             raise ValueError(
                 "recursive regularisation is for convex losses and penalties; use private SpiderBoost for others"
@@ -152,10 +153,11 @@ class RecursiveRegularization(PrivateMethod[StageState]):
             raise ValueError(
                 "phased SGD rests on exact L0 and L1 (a clipped step may expand distances); use solver='noisy-gd'"
             )
-        return super().init(problem, start, streams)
+        super().validate(problem)
 
     def fresh(self, problem: PrivateRisk, start: Tensor, streams: Streams, shared: dict[str, Any]) -> StageState:
-        return StageState(**{**shared, "vectors": None}, centres=[start.clone()], mean=torch.zeros_like(start))
+        fields: dict[str, Any] = {**shared, "vectors": None}  # a stage is not replayed from its releases
+        return StageState(**fields, centres=[start.clone()], mean=torch.zeros_like(start))
 
     def advance(self, problem: PrivateRisk, state: StageState, mechanism: Gaussian) -> None:
         layout = self.layout(problem)

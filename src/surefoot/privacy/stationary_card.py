@@ -67,7 +67,7 @@ class Options:
     """A gradient norm to be certified; 0 reports what there is."""
     radius: float = 10.0
     """Public bound of the minimiser's norm, for recursive regularisation."""
-    stages: int = 5
+    stages: int = 8
     """Stages of recursive regularisation; 0 takes the printed number."""
     projection: int = 0
     """Search in so many random directions (GLM projection); 0 searches all parameters, -1 takes the printed number."""
@@ -115,12 +115,12 @@ def load(options: Options, inputs: Inputs) -> PrivateRisk:
         torch.from_numpy(np.ascontiguousarray(features)), torch.from_numpy(targets), loss, bound=options.feature_bound,
         intercept=options.intercept, penalty=Penalty(options.penalty, options.penalty_weight), unit=unit,
     )  # fmt: skip
-    if not options.projection:
-        return problem
-    wanted = options.projection
-    if wanted < 0:
-        wanted = projected_dimension(problem.size, problem.dim, budget(options, problem), problem.record_gradient)
-    return with_projection(problem, projection_matrix(wanted, problem.dim))
+    if wanted := options.projection:
+        if wanted < 0:
+            wanted = projected_dimension(problem.size, problem.dim, budget(options, problem))
+        problem = with_projection(problem, projection_matrix(wanted, problem.dim))
+    method(options, problem).validate(problem)  # before the run has a folder
+    return problem
 
 
 def _records(options: Options, inputs: Inputs) -> tuple[Any, Any, str]:
@@ -135,7 +135,7 @@ def _records(options: Options, inputs: Inputs) -> tuple[Any, Any, str]:
         if options.group not in names:
             raise ValueError(f"--group {options.group!r}: the table has no such column; it has {', '.join(names)}")
         place = names.index(options.group)
-        values, targets, _ = one_row_each(values, targets, values[:, place])
+        values, targets = one_row_each(values, targets, values[:, place])
         import numpy as np
 
         values, names, unit = (
@@ -214,7 +214,7 @@ def run(options: Options, problem: PrivateRisk, run: RunDir | None) -> Result[An
 
     chosen = method(options, problem, None if run is None else run.root / "private" / "ledger.jsonl")
     result = solve(problem, chosen, run=run, every=Every(seconds=1.0))  # a kill loses what was released since
-    if run is not None and result.answer is not None:
+    if run is not None:
         _for_the_owner(problem, result.answer, run.root / "private" / "owner.json")
     return result
 

@@ -92,10 +92,10 @@ def read_records(path: Path, target: str) -> tuple[tuple[str, ...], Array, Array
     return names, values, wanted
 
 
-def one_row_each(values: Array, targets: Array, group: Array) -> tuple[Array, Array, Array]:
+def one_row_each(values: Array, targets: Array, group: Array) -> tuple[Array, Array]:
     """The first row of every group: then the group (a person, say) is what is protected."""
     first = np.sort(np.unique(group, return_index=True)[1])
-    return values[first], targets[first], first
+    return values[first], targets[first]
 
 
 def signs(targets: Array) -> Array:

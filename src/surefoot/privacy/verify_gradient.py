@@ -54,10 +54,6 @@ def _multiplier(ledger: Mapping[str, Any], name: str) -> float:
     return found.pop()
 
 
-def _reach(ledger: Mapping[str, Any]) -> float:
-    return {"replace": 2.0, "add-remove": 1.0}[ledger["neighbours"]]
-
-
 def _near(first: Any, second: Any) -> bool:
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     return a.shape == b.shape and bool(np.allclose(a, b, rtol=AGREE, atol=1e-12 * (1.0 + np.abs(b).max(initial=0.0))))
