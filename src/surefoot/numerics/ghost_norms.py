@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
-__all__ = ["LayerTrace", "ghost_inner_products", "ghost_norms", "trace_layers"]
+__all__ = [
+    "LayerTrace", "ghost_inner_products", "ghost_masses", "ghost_norms", "ghost_weighted_sum", "known_to_ghosts", "trace_layers",
+]  # fmt: skip
 
 
 _MIXING = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -114,6 +116,58 @@ def ghost_norms(module: nn.Module, losses: Callable[[Any], Tensor], *inputs: Any
     """
     _, traces = trace_layers(module, losses, *inputs)
     return ghost_inner_products(traces, traces).clamp(min=0).sqrt()
+
+
+def known_to_ghosts(module: nn.Module) -> bool:
+    """Whether every trained parameter is in a layer that ghost norms know, and in one only."""
+    try:
+        _trained_layers(module)
+    except ValueError:
+        return False
+    return True
+
+
+def ghost_masses(traces: list[LayerTrace]) -> Tensor:
+    """Norms of the per-sample gradients as if nothing cancelled, ``(b,)``: positions' norms added up, layers in quadrature.
+
+    What rounding errors of weighted sums are measured by.
+    """
+    squares = []
+    for trace in traces:
+        outer = torch.linalg.vector_norm(trace.gradients, dim=3)
+        square = outer.sum(dim=(1, 2)).square() if trace.bias else torch.zeros_like(outer.sum(dim=(1, 2)))
+        if trace.weight:
+            if trace.inputs.is_floating_point():
+                outer = outer * torch.linalg.vector_norm(trace.inputs, dim=3)
+            square = square + outer.sum(dim=(1, 2)).square()
+        squares.append(square)
+    return torch.stack(squares).sum(dim=0).sqrt()
+
+
+def ghost_weighted_sum(module: nn.Module, traces: list[LayerTrace], weights: Tensor) -> dict[str, Tensor]:
+    """``sum_i w_i G_i`` of the per-sample gradients behind a trace, by parameter name, without forming them.
+
+    Args:
+        module: the module that was traced.
+        traces: of `trace_layers`, or differences of such.
+        weights: ``(b,)``.
+    """
+    layers = dict(module.named_modules())
+    total: dict[str, Tensor] = {}
+    for trace in traces:
+        layer = layers[trace.name]
+        prefix = f"{trace.name}." if trace.name else ""
+        scaled = trace.gradients * weights[:, None, None, None]
+        if trace.weight:
+            shape = layer.get_parameter("weight").shape
+            if trace.inputs.is_floating_point():
+                total[prefix + "weight"] = torch.einsum("bgto,bgta->goa", scaled, trace.inputs).reshape(shape)
+            else:
+                table = scaled.new_zeros(shape)
+                total[prefix + "weight"] = table.index_add_(0, trace.inputs.flatten(), scaled.reshape(-1, shape[-1]))
+        if trace.bias:
+            total[prefix + "bias"] = scaled.sum(dim=(0, 2)).flatten()
+    return total
 
 
 def _trained_layers(module: nn.Module) -> dict[str, nn.Module]:
