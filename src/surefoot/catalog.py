@@ -23,6 +23,7 @@ GROUP = "surefoot.systems"
 BUILT_IN: Mapping[str, str] = {
     "acceleration": "surefoot.descent.card:CARD",
     "colide": "surefoot.causal.card:CARD",
+    "diff2": "surefoot.privacy.diff2_card:CARD",
     "small-gain-nash": "surefoot.games.card:CARD",
 }
 

@@ -28,15 +28,7 @@ from torch import Tensor
 
 from surefoot.core.method import Look, Method, State, Status, transient
 from surefoot.core.random import Streams
-from surefoot.privacy.diff2_noise import (
-    Compat,
-    Multipliers,
-    Schedule,
-    anchors_share,
-    entries,
-    exact,
-    published,
-)
+from surefoot.privacy.diff2_noise import Compat, Multipliers, Schedule, anchors_share, entries, exact, published
 from surefoot.privacy.federation import Federation, require_delta
 from surefoot.privacy.gaussian_dp import epsilon_of
 from surefoot.privacy.ledger import Budget, BudgetSpentError, Entry, Ledger, Release
@@ -104,7 +96,7 @@ class Diff2State(State):
     query: Tensor | None = None
     held_out: float | None = None
     ended: str = ""  # "", "stopped", "spent", "finished"
-    ledger: Ledger | None = transient()
+    ledger: Ledger | None = transient()  # noqa: RUF009  # a field() under its name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,7 +298,9 @@ class Diff2(Method[Federation, Diff2State, Tensor]):
         if state.ended == "spent":
             return Look(row, Status.BUDGET, "the privacy budget is spent (releases of a killed run count)")
         if state.ended == "stopped":
-            return Look(row, Status.CONVERGED, f"the gradient's bound from released vectors is below {self.stop_below:g}")
+            return Look(
+                row, Status.CONVERGED, f"the gradient's bound from released vectors is below {self.stop_below:g}"
+            )
         return Look(row, None)
 
     def _spent(self, state: Diff2State) -> float:
@@ -503,7 +497,9 @@ class Diff2(Method[Federation, Diff2State, Tensor]):
             ]  # fmt: skip
             if self._enter_last(problem, state, releases):
                 messages = problem.gradient_messages(x, self.clip_gradient)
-                state.query = self._released(problem, state, "final query", 0, messages, noise.query, self.clip_gradient)
+                state.query = self._released(
+                    problem, state, "final query", 0, messages, noise.query, self.clip_gradient
+                )
         held, entry = problem.held_out, self.held_out_entry(problem)
         if state.held_out is None and held is not None and entry is not None:
             release = Release(HELD_OUT, entry.noise_multiplier, held.most / (2.0 * held.size), part=entry.part)

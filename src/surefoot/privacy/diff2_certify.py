@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from scipy import stats
 from torch import Tensor
 
@@ -173,7 +172,11 @@ def _running(method: Diff2, problem: Federation, state: Diff2State) -> Claim:
 def _gradient(method: Diff2, problem: Federation, state: Diff2State, x: Tensor) -> Claim:
     assert state.query is not None
     free, premises = unclipped(method, problem)
-    what = "the objective's gradient" if free else f"the mean of the records' gradients, each clipped to {method.clip_gradient:g},"
+    what = (
+        "the objective's gradient"
+        if free
+        else f"the mean of the records' gradients, each clipped to {method.clip_gradient:g},"
+    )
     value = gradient_bound(state.query + problem.ridge * x, query_std(method, problem), method.failure_probability)
     return _statistical(
         "gradient", f"The norm of {what} at the answer is at most this, by a noisy gradient released there.", value,
@@ -223,7 +226,10 @@ def _expected(method: Diff2, problem: Federation, state: Diff2State) -> Claim | 
     value = 2.0 * known.gap / (method.step_length * method.rounds) + first
     _, premises = unclipped(method, problem)
     gap = problem.constants["gap"]
-    premises = (*premises, Premise(f"f at the start is at most {known.gap:.6g} above its infimum: {gap.why}", gap.known))
+    premises = (
+        *premises,
+        Premise(f"f at the start is at most {known.gap:.6g} above its infimum: {gap.why}", gap.known),
+    )
     return Claim(
         name="expected_gradient",
         statement="The mean over the rounds of the expected squared norm of the objective's gradient is at most this, known before the run.",

@@ -113,7 +113,9 @@ def exact(budget: Budget, schedule: Schedule, share: float, query_share: float =
         ValueError: shares outside (0, 1).
     """
     if not 0.0 < share <= 1.0 or not 0.0 <= query_share < 1.0:
-        raise ValueError(f"shares are {share:g} (anchors) and {query_share:g} (final query); expected (0, 1] and [0, 1)")
+        raise ValueError(
+            f"shares are {share:g} (anchors) and {query_share:g} (final query); expected (0, 1] and [0, 1)"
+        )
     if schedule.differences and share == 1.0:
         raise ValueError("all of the budget is for the anchors, but there are differences; give a share below 1")
     total = budget.mu**2
@@ -131,11 +133,11 @@ def exact(budget: Budget, schedule: Schedule, share: float, query_share: float =
     local = max(0.6, math.sqrt(cost / (local_share * (1.0 - query_share) * total)))
 
     def scaled(factor: float) -> Multipliers:
-        return Multipliers(
-            found.anchor * factor, found.difference * factor, local * factor, found.query * factor
-        )
+        return Multipliers(found.anchor * factor, found.difference * factor, local * factor, found.query * factor)
 
-    return scaled(calibrated(budget, lambda factor: entries(schedule, scaled(factor), (busiest,))))
+    first_tried = 80.0  # `calibrated` comes down from 100 in small steps, and every account is dear
+    factor = calibrated(budget, lambda tried: entries(schedule, scaled(tried / first_tried), (busiest,)))
+    return scaled(factor / first_tried)
 
 
 def entries(schedule: Schedule, noise: Multipliers, parts: Sequence[int], more: Sequence[Entry] = ()) -> list[Entry]:

@@ -119,7 +119,9 @@ def planned(
 def _best_step(known: Known, mu: float, rounds: int, restart: int, step_length: float | None) -> Plan | None:
     anchors = -(-rounds // restart)
     limit = 1.0 / known.smoothness
-    steps = np.array([step_length]) if step_length else limit * np.concatenate((np.geomspace(1e-3, 0.9, 60), [0.95, 1.0]))
+    steps = (
+        np.array([step_length]) if step_length else limit * np.concatenate((np.geomspace(1e-3, 0.9, 60), [0.95, 1.0]))
+    )
     unit = known.dim * (2.0 * known.noise_gain / (known.records * mu)) ** 2
     if rounds == anchors:
         share = np.where(steps * known.smoothness <= 1.0 + 1e-12, 1.0, 0.0)

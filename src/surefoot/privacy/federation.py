@@ -43,9 +43,7 @@ class HeldOut:
 
     def __post_init__(self) -> None:
         if self.size < 1 or not self.most > 0:
-            raise ValueError(
-                f"held-out records: {self.size}, losses up to {self.most}; expected at least one, and > 0"
-            )
+            raise ValueError(f"held-out records: {self.size}, losses up to {self.most}; expected at least one, and > 0")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -130,7 +130,9 @@ def check_replay(claim: Claim, dossier: Dossier) -> Verdict:
     plan, run, x = dossier.evidence["plan.json"], replayed(dossier), _answer(dossier)
     place = _place(plan, run)
     expected = run.points[-1] if plan["output"] == "last" else run.points[place]
-    if x.shape != expected.shape or not np.allclose(x, expected, rtol=0, atol=1e-9 * max(1.0, float(np.abs(expected).max()))):
+    if x.shape != expected.shape or not np.allclose(
+        x, expected, rtol=0, atol=1e-9 * max(1.0, float(np.abs(expected).max()))
+    ):
         return refute(claim, "the released vectors do not lead to the answer")
     return compare(claim, run.mean_distance, supports="proved", rtol=AGREE)
 
@@ -163,14 +165,22 @@ def check_gradient(claim: Claim, dossier: Dossier) -> Verdict:
     plan = dossier.evidence["plan.json"]
     if wrong := _level(claim, plan):
         return refute(claim, wrong)
-    query, x, std = np.asarray(dossier.evidence["releases.npz"]["query"], np.float64), _answer(dossier), _query_std(dossier)
+    query, x, std = (
+        np.asarray(dossier.evidence["releases.npz"]["query"], np.float64),
+        _answer(dossier),
+        _query_std(dossier),
+    )
     square = float(np.sum((query + float(plan["ridge"]) * x) ** 2)) / std**2
     p, value = float(plan["failure_probability"]), float(claim.value)  # pyright: ignore[reportArgumentType]
     if not (value >= 0.0 and math.isfinite(square)):
         return refute(claim, f"the value {value} is no norm")
     if value == 0.0:
         found = noncentral_cdf(square, query.size, 0.0)
-        return compare(claim, 0.0, supports="statistical") if found <= p else refute(claim, f"the level at 0 is {found:.4g}")
+        return (
+            compare(claim, 0.0, supports="statistical")
+            if found <= p
+            else refute(claim, f"the level at 0 is {found:.4g}")
+        )
     low, high = (noncentral_cdf(square, query.size, (value * f / std) ** 2) for f in (1.0 + 1e-6, 1.0 - 1e-6))
     if not low <= p <= high:
         return refute(claim, f"at the norm {value:.6g} the observed one has probability {low:.6g}, not {p:g}")
@@ -187,7 +197,9 @@ def check_drift(claim: Claim, dossier: Dossier) -> Verdict:
     tail = float(special.chdtri(query.size, float(plan["failure_probability"])))
     bound = float(run.radii[place]) + _query_std(dossier) * math.sqrt(tail)
     bound += float(plan["clip_difference"]) * float(np.linalg.norm(x - run.points[place]))
-    return compare(claim, float(np.linalg.norm(query - run.estimates[place])), supports="statistical", bound=bound, rtol=AGREE)
+    return compare(
+        claim, float(np.linalg.norm(query - run.estimates[place])), supports="statistical", bound=bound, rtol=AGREE
+    )
 
 
 def check_single_message(claim: Claim, dossier: Dossier) -> Verdict:
@@ -195,7 +207,9 @@ def check_single_message(claim: Claim, dossier: Dossier) -> Verdict:
     plan, ledger = dossier.evidence["plan.json"], dossier.evidence["ledger.json"]
     if plan["trust"] != "secagg" or int(plan["honest"]) < 1:
         return refute(claim, "only clients that add their own noise send such messages")
-    total = math.fsum(int(e["number"]) * (2.0 / float(e["noise_multiplier"])) ** 2 for e in ledger["entries"] if int(e["part"]) == 0)
+    total = math.fsum(
+        int(e["number"]) * (2.0 / float(e["noise_multiplier"])) ** 2 for e in ledger["entries"] if int(e["part"]) == 0
+    )
     return compare(claim, math.sqrt(total * int(plan["honest"])), supports="proved")
 
 
