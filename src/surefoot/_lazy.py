@@ -1,4 +1,4 @@
-"""Lazy module exports (PEP 562): a public name imports its module when it is first used."""
+"""Names that import their module when first used: module exports (PEP 562), and the functions that a card names."""
 
 from __future__ import annotations
 
@@ -28,3 +28,17 @@ def lazy_exports(
         return getattr(importlib.import_module(target), name)
 
     return load, lambda: everything, everything
+
+
+def later(target: str) -> Callable[..., Any]:
+    """A function that imports `module:name` when it is called and calls it; a name that is no function is returned as it is.
+
+    Cards use it to name their checkers and figures, since listing cards must import nothing heavy.
+    """
+    module, _, name = target.partition(":")
+
+    def call(*arguments: Any) -> Any:
+        found = getattr(importlib.import_module(module), name)
+        return found(*arguments) if callable(found) else found
+
+    return call

@@ -16,6 +16,7 @@ import pytest
 import surefoot
 import toy
 from surefoot import catalog
+from surefoot._lazy import later
 
 SRC = Path(catalog.__file__).parents[1]
 GUEST = dataclasses.replace(toy.CARD, name="guest", aliases=("visitor",))
@@ -28,6 +29,13 @@ def plug(monkeypatch: pytest.MonkeyPatch, **entries: str) -> None:
     found = [EntryPoint(name, value, catalog.GROUP) for name, value in entries.items()]
     monkeypatch.setattr(catalog, "entry_points", lambda group: found)
     catalog.cards.cache_clear()
+
+
+def test_a_card_names_its_functions_without_importing_them() -> None:
+    assert later("math:sqrt")(4.0) == 2.0
+    assert later("math:pi")() == pytest.approx(3.14159265)
+    with pytest.raises(ModuleNotFoundError):
+        later("no_such_module:thing")()
 
 
 def test_names_and_aliases(toys: None) -> None:

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from surefoot.core.system import Figure, Inputs, InputSpec, Paper, Sample, System, Traits
+from surefoot._lazy import later
+from surefoot.core.system import Inputs, InputSpec, Paper, Sample, System, Traits
 
 if TYPE_CHECKING:
     from surefoot.causal.path import ConcomitantPath
     from surefoot.causal.problem import Dag, Table
-    from surefoot.core.rundir import RunDir, RunReader
+    from surefoot.core.rundir import RunDir
     from surefoot.core.solve import Result
-    from surefoot.core.verify import Check
 
 
 @dataclass(frozen=True)
@@ -200,27 +200,6 @@ def read_answer(folder: Path) -> Dag:
     return read_dag(folder)
 
 
-def checks() -> Mapping[str, Check]:
-    """The checkers."""
-    from surefoot.causal.verify import CHECKS
-
-    return CHECKS
-
-
-def figures(reader: RunReader) -> Sequence[Figure]:
-    """The graph along its order, and the noise levels."""
-    from surefoot.causal.figures import figures as draw
-
-    return draw(reader)
-
-
-def headline(reader: RunReader) -> str:
-    """What was found, in one sentence."""
-    from surefoot.causal.figures import headline as say
-
-    return say(reader)
-
-
 def tiny() -> Sequence[tuple[Any, Any]]:
     """A graph of five variables, by every branch of the method."""
     from surefoot.causal.path import ConcomitantPath
@@ -274,7 +253,7 @@ CARD = System(
     run=run,
     write_answer=write_answer,
     read_answer=read_answer,
-    checks=checks,
+    checks=later("surefoot.causal.verify:CHECKS"),
     sample=SAMPLE,
     aliases=("structure-learning",),
     domain="causal",
@@ -283,8 +262,8 @@ CARD = System(
         InputSpec("table", "table of numbers, one row an observation", (".csv", ".tsv", ".parquet", ".npy")),
         InputSpec("truth", "edges source,target of a graph to compare with", (".csv",), required=False),
     ),
-    figures=figures,
-    headline=headline,
+    figures=later("surefoot.causal.figures:figures"),
+    headline=later("surefoot.causal.figures:headline"),
     extras=("tables", "causal", "sachs"),
     traits=Traits(),
     peers=("dagma",),

@@ -75,7 +75,9 @@ def betting_log_capital(
     return np.cumsum(np.log1p(bets * (X - m)), axis=-1)
 
 
-def betting_lower_bound(values: ArrayLike, failure_probability: float, horizon: int | None = None) -> Array:
+def betting_lower_bound(
+    values: ArrayLike, failure_probability: float, horizon: int | None = None, resolution: float = 1e-12
+) -> Array:
     """Lower bound of the mean of independent values in [0, 1], by the hedged capital of a gambler.
 
     All means against which the capital ever reached ``1 / p`` are refuted; the capital falls with the mean, so the
@@ -86,15 +88,16 @@ def betting_lower_bound(values: ArrayLike, failure_probability: float, horizon: 
         values: observations in [0, 1], ``(..., n)``, in the order they came.
         failure_probability: chance ``p`` that the bound exceeds the mean.
         horizon: see `betting_log_capital`.
+        resolution: width of the brackets; a wider one is found sooner and costs at most so much.
 
     Returns:
-        The bounds ``(...)``: lower ends of brackets of width 1e-12.
+        The bounds ``(...)``: lower ends of brackets of that width.
     """
     X = _unit_values(values)
     require_probability("failure_probability", failure_probability)
     bets, goal = _bets(X, failure_probability, horizon), -math.log(failure_probability)
     low, high = np.zeros(X.shape[:-1]), np.ones(X.shape[:-1])
-    for _ in range(40):
+    for _ in range(max(1, math.ceil(-math.log2(resolution)))):
         middle = 0.5 * (low + high)
         m = middle[..., np.newaxis]
         capital = np.cumsum(np.log1p(np.minimum(bets, 0.75 / m) * (X - m)), axis=-1)
@@ -103,9 +106,11 @@ def betting_lower_bound(values: ArrayLike, failure_probability: float, horizon: 
     return low
 
 
-def betting_upper_bound(values: ArrayLike, failure_probability: float, horizon: int | None = None) -> Array:
+def betting_upper_bound(
+    values: ArrayLike, failure_probability: float, horizon: int | None = None, resolution: float = 1e-12
+) -> Array:
     """Upper bound of the mean of independent values in [0, 1]; see `betting_lower_bound`."""
-    return 1.0 - betting_lower_bound(1.0 - _unit_values(values), failure_probability, horizon)
+    return 1.0 - betting_lower_bound(1.0 - _unit_values(values), failure_probability, horizon, resolution)
 
 
 def mixture_norm_bound(

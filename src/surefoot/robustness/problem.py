@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,27 @@ import torch
 from torch import Tensor, nn
 
 from surefoot.core.problem import Constant
-from surefoot.numerics.borders import require_positive, require_probability
+from surefoot.core.random import Streams
+from surefoot.numerics.borders import require_positive
 from surefoot.records.fingerprint import fingerprint
+from surefoot.robustness.layers import Layer, layer_graph
+from surefoot.robustness.networks import build
+from surefoot.robustness.noise import Noise
+from surefoot.robustness.plan import Plan
 
-__all__ = ["Classifier", "LabelledImages", "as_images", "as_labels", "require_positive", "require_probability"]
+__all__ = [
+    "Certification",
+    "Classifier",
+    "LabelledImages",
+    "Layer",
+    "Radii",
+    "as_images",
+    "as_labels",
+    "layer_graph",
+    "with_network",
+]
 
+Integers = np.ndarray[Any, np.dtype[np.int64]]
 Model = Callable[[Tensor], Tensor]
 PROBABILITY_SLACK = 1e-4
 
@@ -39,7 +55,9 @@ class Classifier:
         device, dtype: where and in which precision the model works.
         differentiable: whether gradients flow through the model (through ONNX they do not).
         allow_train_mode: accept a module in train mode, where dropout and batch normalisation are active.
-        identity: what defines a callable that is no module, for the fingerprint; added to a module's own weights.
+        identity: what defines a callable that is no module, for the fingerprint; added to a module's own weights. With the entry
+            "trained" it stands for the weights: a network that a run trains itself is known by its data and its settings, and its
+            weights, which differ in their last digits from machine to machine, are kept as evidence.
         names: of the classes.
 
     Raises:
@@ -152,9 +170,11 @@ class Classifier:
 
     def fingerprint(self) -> str:
         """Hash of weights, architecture, noise and range; of `identity` for a plain callable."""
-        if isinstance(self.model, nn.Module):
+        if self.identity is not None and "trained" in self.identity:
+            what: object = dict(self.identity)
+        elif isinstance(self.model, nn.Module):
             layers = [(name, type(m).__name__, m.extra_repr()) for name, m in self.model.named_modules()]
-            what: object = {"layers": layers, "weights": dict(self.model.state_dict()), "identity": self.identity}
+            what = {"layers": layers, "weights": dict(self.model.state_dict()), "identity": self.identity}
         elif self.identity is not None:
             what = {"identity": self.identity}
         else:
@@ -267,3 +287,92 @@ def _integer_images(tensor: Tensor) -> ValueError:
         f"the images are {str(tensor.dtype).removeprefix('torch.')}; expected floating-point values in the declared range "
         "(8-bit pixels: divide by 255)"
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Certification:
+    """Certify images against L2 changes, for one smoothed classifier, by one statistical plan.
+
+    Args:
+        classifier: with its sigma.
+        images: in the classifier's range; labels only for accuracies.
+        plan: draws, confidence and candidates.
+        noise: how the draws are made.
+
+    Raises:
+        ValueError: images or labels that the classifier cannot have.
+    """
+
+    classifier: Classifier
+    images: LabelledImages
+    plan: Plan = field(default_factory=Plan)
+    noise: Noise = field(default_factory=Noise)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "images", self.images.for_classifier(self.classifier))
+
+    @property
+    def base_lipschitz(self) -> float:
+        """Of the logits; inf where none is known (an estimate proves nothing, so it does not count)."""
+        known = self.classifier.lipschitz
+        return math.inf if known is None or known.known == "estimated" else known.value
+
+    def noisy_logits(self, streams: Streams, purpose: str, image: int, block: int, draws: int) -> Tensor:
+        """Logits (rows, classes) of one block of noisy copies of an image, without gradients."""
+        pixels = self.images.values[image].to(device=self.classifier.device, dtype=self.classifier.dtype)
+        with torch.no_grad():
+            noisy = self.noise.noisy(pixels, self.classifier.sigma, streams, purpose, image, block, draws)
+            return self.classifier.logits(noisy)
+
+    def fingerprint(self) -> str:
+        """Hash of classifier, images, plan and noise."""
+        return fingerprint(
+            "certification", self.classifier.fingerprint(), self.images.fingerprint(), self.plan, self.noise
+        )
+
+
+def with_network(problem: Certification, weights: Mapping[str, Any]) -> Certification:
+    """The same certification with the weights that a run trained and kept.
+
+    Args:
+        weights: arrays by the parameters' names; the architecture is the classifier's own.
+
+    Raises:
+        UnsafeFileError: they do not fit.
+    """
+    architecture: Any = getattr(problem.classifier.model, "architecture", {})
+    model = build(architecture, {name: torch.from_numpy(np.array(value)) for name, value in weights.items()})
+    model = model.to(device=problem.classifier.device, dtype=problem.classifier.dtype)
+    return replace(problem, classifier=replace(problem.classifier, model=model))
+
+
+@dataclass(frozen=True, eq=False)
+class Radii:
+    """Certificates of a set of images, in Cohen's terms.
+
+    Args:
+        index: (N,) the images.
+        label: (N,) their classes, -1 where unknown.
+        predicted: (N,) the class of the smoothed classifier, -1 where it abstains.
+        radius: (N,) float64, in the unit of the images; 0 where it abstains.
+    """
+
+    index: Integers
+    label: Integers
+    predicted: Integers
+    radius: np.ndarray[Any, np.dtype[np.float64]]
+
+    @property
+    def correct(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Where the class is the label."""
+        return (self.predicted == self.label) & (self.predicted >= 0)
+
+    def accuracy(self, radius: Any) -> Any:
+        """Share of images whose class is right and certified at these radii (>=); abstentions count as wrong."""
+        reach = np.where(self.correct, self.radius, -1.0)
+        return (reach[:, None] >= np.atleast_1d(np.asarray(radius, dtype=np.float64))).mean(axis=0)
+
+    @property
+    def average(self) -> float:
+        """ACR: the mean of radius times correct."""
+        return float(np.mean(np.where(self.correct, self.radius, 0.0)))
