@@ -17,86 +17,36 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor
 
-from surefoot.core.method import Look, Method, State, Status, transient
+from surefoot.core.method import Look, Method, Status
 from surefoot.core.random import Streams
 from surefoot.privacy.diff2_noise import Compat, Multipliers, Schedule, anchors_share, entries, exact, published
+from surefoot.privacy.diff2_releases import (
+    enter,
+    final_query,
+    foreseen,
+    ledger_of,
+    look_at_held_out,
+    noisy_sum,
+    queries,
+)
+from surefoot.privacy.diff2_state import KEPT_NUMBERS, Diff2State, LocalSteps, Mark, Output, Trust, running_radius
 from surefoot.privacy.federation import Federation, require_delta
 from surefoot.privacy.gaussian_dp import epsilon_of
-from surefoot.privacy.ledger import Budget, BudgetSpentError, Entry, Ledger, Release
+from surefoot.privacy.ledger import Budget
 from surefoot.privacy.mechanism import Gaussian
 
 if TYPE_CHECKING:
     from surefoot.core.certificate import Certificate
 
 log = logging.getLogger(__name__)
-Trust = Literal["central", "secagg", "local"]
-Output = Literal["last", "random", "best"]
-KEPT_NUMBERS = 2_000_000
-"""Released vectors are kept for the replay up to so many numbers in all."""
-HELD_OUT = "held-out loss"
-
-
-@dataclass(frozen=True)
-class LocalSteps:
-    """The routine of BVR-L-SGD: the client on turn (r mod P) makes K steps, corrected by differences on batches of its records.
-
-    Args:
-        steps: K >= 2, the first by the server's estimate.
-        batch: b, the expected number of records of a batch (Poisson sampling at rate b / n_p).
-        clip: C3, differences are clipped to C3 times the distance.
-    """
-
-    steps: int = 5
-    batch: float = 100.0
-    clip: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.steps < 2 or not self.batch > 0 or not self.clip > 0:
-            raise ValueError(
-                f"local steps {self.steps}, batch {self.batch}, clip {self.clip}; expected >= 2, > 0 and > 0"
-            )
-
-
-@dataclass(frozen=True)
-class Mark:
-    """An iterate x_r with its estimate v_r and the variance V of the noise in it, per coordinate."""
-
-    point: Tensor
-    estimate: Tensor
-    variance: float
-
-
-@dataclass(kw_only=True)
-class Diff2State(State):
-    """What a run knows; all of it is released."""
-
-    records: ClassVar[tuple[type, ...]] = (Entry, Mark)
-    x: Tensor  # (d,) float64
-    previous: Tensor
-    estimate: Tensor  # v
-    entries: list[Entry]
-    directions: Tensor | None  # (R K, d): every released direction, for the replay
-    chosen: int  # j of the random output
-    random: Mark
-    best: Mark
-    best_bound: float = math.inf
-    bound: float = math.inf  # of |grad f(x_r)| from the running estimate
-    moved: float = 0.0  # |x_r - x_{r-1}|, the server's
-    variance: float = 0.0  # V: per coordinate, since the anchor
-    noise: float = 0.0  # standard deviation of the last release
-    query: Tensor | None = None
-    held_out: float | None = None
-    ended: str = ""  # "", "stopped", "spent", "finished"
-    ledger: Ledger | None = transient()  # noqa: RUF009  # a field() under its name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,20 +169,14 @@ class Diff2(Method[Federation, Diff2State, Tensor]):
         if self.trust == "central":
             return float(weights.max())
         if self.trust == "secagg":
-            return float(weights.max()) * math.sqrt(len(weights) / self._honest(problem))
+            return float(weights.max()) * math.sqrt(len(weights) / self.honest_clients(problem))
         return math.sqrt(float((weights**2).sum()))
 
-    def _honest(self, problem: Federation) -> int:
+    def honest_clients(self, problem: Federation) -> int:
         clients = len(problem.sizes)
         if not 0 <= self.honest <= clients:
             raise ValueError(f"honest is {self.honest}; expected 1 to the {clients} clients, or 0 for all")
         return self.honest or clients
-
-    def held_out_entry(self, problem: Federation) -> Entry | None:
-        """The final look at the held-out loss: a part of its own, so it has the whole budget."""
-        if problem.held_out is None:
-            return None
-        return Entry(HELD_OUT, 2.0 / self.budget.mu * (1 + 1e-12), 1.0, len(self.parts(problem)), 1)
 
     # ---- the verbs ------------------------------------------------------------------------------------------
     def init(self, problem: Federation, start: Tensor | None, streams: Streams) -> Diff2State:
@@ -240,7 +184,7 @@ class Diff2(Method[Federation, Diff2State, Tensor]):
         least = min(problem.sizes)
         require_delta(self.budget.delta, problem.effective_records if self.trust != "local" else least, self.allow_large_delta)  # fmt: skip
         self._warn_of_clipping(problem)
-        self._honest(problem)
+        self.honest_clients(problem)
         x = start if start is not None else problem.start
         x = torch.zeros(problem.dim, dtype=torch.float64) if x is None else x.detach().double().cpu().clone()
         steps = self.rounds * (self.local.steps if self.local else 1)
@@ -251,7 +195,7 @@ class Diff2(Method[Federation, Diff2State, Tensor]):
             directions=torch.zeros(steps, problem.dim, dtype=torch.float64) if kept else None,
             chosen=int(problem.exchange.announce(chosen)[0]), random=Mark(x, x, 0.0), best=Mark(x, x, 0.0),
         )  # fmt: skip
-        self._ledger(problem, state)
+        ledger_of(self, problem, state)
         return state
 
     def _warn_of_clipping(self, problem: Federation) -> None:
@@ -266,12 +210,12 @@ class Diff2(Method[Federation, Diff2State, Tensor]):
 
     def step(self, problem: Federation, state: Diff2State) -> Diff2State:
         """Rounds, entered in the ledger before any of their values leaves; after the last one the final query."""
-        self._ledger(problem, state)
+        ledger_of(self, problem, state)
         rounds = min(state.room(self.block), self.rounds - state.k)
         while rounds > 0 and not state.ended:
             ahead = 1 if self.stop_below else rounds
-            if not self._enter(problem, state, self._foreseen(problem, state.k, ahead)):
-                if ahead == 1 or not self._enter(problem, state, self._foreseen(problem, state.k, 1)):
+            if not self._may(problem, state, ahead):
+                if ahead == 1 or not self._may(problem, state, 1):
                     state.ended = "spent"
                     break
                 ahead = 1
@@ -283,8 +227,14 @@ class Diff2(Method[Federation, Diff2State, Tensor]):
         if state.ended == "" and state.k >= self.rounds:
             state.ended = "finished"
         if state.ended:
-            self._finish(problem, state)
+            x = self.answer(problem, state)
+            final_query(self, problem, state, x)
+            look_at_held_out(self, problem, state, x)
         return state
+
+    def _may(self, problem: Federation, state: Diff2State, rounds: int) -> bool:
+        """Enter so many rounds; the final query must remain affordable."""
+        return enter(self, problem, state, foreseen(self, problem, state.k, rounds), queries(self, problem))
 
     def look(self, state: Diff2State) -> Look:
         """Released quantities only."""
@@ -322,7 +272,6 @@ class Diff2(Method[Federation, Diff2State, Tensor]):
 
         return certificate(self, problem, state)
 
-    # ---- the ledger -----------------------------------------------------------------------------------------
     @cached_property
     def _kept_noise(self) -> dict[Any, Multipliers]:
         return {}
@@ -334,57 +283,6 @@ class Diff2(Method[Federation, Diff2State, Tensor]):
             self._kept_noise[key] = self.noise(problem)
         return self._kept_noise[key]
 
-    def _ledger(self, problem: Federation, state: Diff2State) -> Ledger:
-        if state.ledger is None:
-            held = self.held_out_entry(problem)
-            plan = entries(self.schedule(problem), self.noise_of(problem), self.parts(problem), (held,) if held else ())
-            journal = self.journal if problem.exchange.server else None
-            state.ledger = Ledger(self.budget, plan, journal, state.entries)
-            state.entries = state.ledger.entries()
-        return state.ledger
-
-    def _enter(self, problem: Federation, state: Diff2State, releases: Sequence[Release]) -> bool:
-        """The server enters; what it decides holds everywhere."""
-        ledger, allowed = self._ledger(problem, state), 1.0
-        if problem.exchange.server:
-            try:
-                ledger.enter(*releases, keep=self._queries(problem))
-            except BudgetSpentError as error:
-                log.warning("%s", error)
-                allowed = 0.0
-        allowed = float(problem.exchange.announce(torch.tensor([allowed]))[0])
-        if allowed and not problem.exchange.server:
-            ledger.enter(*releases)
-        state.entries = ledger.entries()
-        return bool(allowed)
-
-    def _queries(self, problem: Federation) -> list[Entry]:
-        query = self.noise_of(problem).query
-        return [Entry("final query", query, 1.0, part, 1) for part in self.parts(problem)] if query else []
-
-    def _foreseen(self, problem: Federation, first: int, number: int) -> list[Release]:
-        """The releases of rounds first .. first + number - 1, counted by kind; bounds of differences per unit of distance."""
-        noise, weights = self.noise_of(problem), problem.record_weights
-        rounds = range(first, first + number)
-        anchors = sum(r % self.restart == 0 for r in rounds)
-        found: list[Release] = []
-        for part in self.parts(problem):
-            weight = float(weights[part] if self.trust == "local" else weights.max())
-            for name, multiplier, clip, count in (
-                ("anchor", noise.anchor, self.clip_gradient, anchors),
-                ("difference", noise.difference, self.clip_difference, number - anchors),
-            ):  # fmt: skip
-                if count:
-                    found.append(Release(name, multiplier, clip * weight, part=part, number=count))
-            if self.local is not None:
-                turns = sum(r % len(problem.sizes) == part for r in rounds)
-                if turns:
-                    rate = self.schedule(problem).sampling[part]
-                    share = self.local.clip / self.local.batch
-                    count = turns * (self.local.steps - 1)
-                    found.append(Release("local", noise.local, share, rate, part, count))
-        return found
-
     # ---- one round ------------------------------------------------------------------------------------------
     def _round(self, problem: Federation, state: Diff2State) -> None:
         noise, r, exchange = self.noise_of(problem), state.k, problem.exchange
@@ -395,7 +293,7 @@ class Diff2(Method[Federation, Diff2State, Tensor]):
         else:
             clip, multiplier = self.clip_difference * state.moved, noise.difference
             messages = problem.difference_messages(state.x, state.previous, clip)
-        released = self._released(problem, state, "anchor" if anchor else "difference", r, messages, multiplier, clip)
+        released = noisy_sum(self, problem, state, "anchor" if anchor else "difference", r, messages, multiplier, clip)
         state.estimate = released if anchor else state.estimate + released  # v_r
         state.noise = multiplier * clip * self.noise_unit(problem)
         state.variance += state.noise**2
@@ -407,27 +305,6 @@ class Diff2(Method[Federation, Diff2State, Tensor]):
         state.k += 1
         state.count(release=1, gradient=sum(problem.sizes) * (1 if anchor else 2))
         state.count(bytes=8 * len(problem.sizes) * (2 * problem.dim + 1))
-
-    def _released(
-        self, problem: Federation, state: Diff2State, name: str, index: int, messages: Mapping[int, Tensor], multiplier: float, clip: float
-    ) -> Tensor:  # fmt: skip
-        """The noisy sum, everywhere; the noise is the server's or the clients'."""
-        exchange, weights, clients = problem.exchange, problem.record_weights, len(problem.sizes)
-        gaussian = Gaussian(self._ledger(problem, state), state.streams)
-        if self.trust != "central":
-            own = multiplier / math.sqrt(self._honest(problem)) if self.trust == "secagg" else multiplier
-            messages = {
-                p: gaussian.release(
-                    message, name, index * clients + p, noise_multiplier=own, reserved=True,
-                    record_bound=clip * float(weights[p] if self.trust == "local" else weights.max()),
-                )
-                for p, message in messages.items()
-            }  # fmt: skip
-        total = exchange.total(messages, clients)
-        if self.trust == "central" and exchange.server:
-            bound = clip * float(weights.max())
-            total = gaussian.release(total, name, index, noise_multiplier=multiplier, record_bound=bound, reserved=True)
-        return exchange.announce(total)
 
     def _judge(self, problem: Federation, state: Diff2State) -> None:
         """Bound of the gradient at x_r from released vectors; the outputs "random" and "best"."""
@@ -466,7 +343,7 @@ class Diff2(Method[Federation, Diff2State, Tensor]):
         """w_2 .. w_K on Poisson batches of the client's records."""
         assert self.local is not None
         records, rate = problem.clients[client], self.schedule(problem).sampling[client]
-        gaussian = Gaussian(self._ledger(problem, state), state.streams)
+        gaussian = Gaussian(ledger_of(self, problem, state), state.streams)
         previous, w, found = state.x, state.estimate, []
         for k in range(1, self.local.steps):
             picked = state.streams.numpy("batch", state.k, k).random(problem.sizes[client]) < rate
@@ -484,56 +361,3 @@ class Diff2(Method[Federation, Diff2State, Tensor]):
     def _keep(self, state: Diff2State, place: int, direction: Tensor) -> None:
         if state.directions is not None:
             state.directions[place] = direction
-
-    # ---- the end --------------------------------------------------------------------------------------------
-    def _finish(self, problem: Federation, state: Diff2State) -> None:
-        """The final query at the answer, and the look at the held-out loss; each once."""
-        x, noise = self.answer(problem, state), self.noise_of(problem)
-        if state.query is None and noise.query:
-            weights = problem.record_weights
-            releases = [
-                Release("final query", noise.query, self.clip_gradient * float(weights[p] if self.trust == "local" else weights.max()), part=p)
-                for p in self.parts(problem)
-            ]  # fmt: skip
-            if self._enter_last(problem, state, releases):
-                messages = problem.gradient_messages(x, self.clip_gradient)
-                state.query = self._released(
-                    problem, state, "final query", 0, messages, noise.query, self.clip_gradient
-                )
-        held, entry = problem.held_out, self.held_out_entry(problem)
-        if state.held_out is None and held is not None and entry is not None:
-            release = Release(HELD_OUT, entry.noise_multiplier, held.most / (2.0 * held.size), part=entry.part)
-            if self._enter_last(problem, state, [release]):
-                losses = held.losses(x).double()
-                if not bool(torch.isfinite(losses).all()):
-                    raise ValueError("a held-out loss is not finite; nothing of it was released")
-                mean = losses.clamp(0.0, held.most).mean().reshape(1)
-                gaussian = Gaussian(self._ledger(problem, state), state.streams)
-                noisy = gaussian.release(
-                    mean, HELD_OUT, 0, noise_multiplier=entry.noise_multiplier, record_bound=release.record_bound, reserved=True
-                )  # fmt: skip
-                state.held_out = float(problem.exchange.announce(noisy)[0])
-
-    def _enter_last(self, problem: Federation, state: Diff2State, releases: Sequence[Release]) -> bool:
-        ledger, allowed = self._ledger(problem, state), 1.0
-        if problem.exchange.server:
-            try:
-                ledger.enter(*releases)
-            except BudgetSpentError as error:
-                log.warning("%s", error)
-                allowed = 0.0
-        allowed = float(problem.exchange.announce(torch.tensor([allowed]))[0])
-        if allowed and not problem.exchange.server:
-            ledger.enter(*releases)
-        state.entries = ledger.entries()
-        return bool(allowed)
-
-
-def running_radius(variance: float, first: float, dim: int, failure_probability: float, anchors: int) -> float:
-    """How far the running estimate may be from the clipped gradient, for all rounds at once.
-
-    `|v_t - g_t|^2 <= (V + tau)(d log(1 + V / tau) + 2 log(NA / p))`: the noise since the anchor is a martingale with Gaussian increments
-    whose scales are chosen from the past; tau > 0 is fixed beforehand (method of mixtures).
-    """
-    spread = dim * math.log1p(variance / first) + 2.0 * math.log(anchors / failure_probability)
-    return math.sqrt((variance + first) * spread)

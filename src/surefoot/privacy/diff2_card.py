@@ -162,8 +162,9 @@ def method(options: Options, problem: Any, journal: Path | None = None) -> Any:
     """
     import logging
 
-    from surefoot.privacy.diff2 import Diff2, LocalSteps
+    from surefoot.privacy.diff2 import Diff2
     from surefoot.privacy.diff2_plan import Known, planned
+    from surefoot.privacy.diff2_state import LocalSteps
     from surefoot.privacy.ledger import Budget
 
     budget = Budget(options.epsilon, options.delta)
@@ -188,7 +189,7 @@ def method(options: Options, problem: Any, journal: Path | None = None) -> Any:
         raise ValueError("a plan needs the constants of a linear model; give --rounds, --restart and --step-length")
     gain = sketch.noise_unit(problem) * problem.effective_records
     known = Known(
-        problem.effective_records, problem.dim, given["clip_gradient"], given["clip_difference"], smoothness + problem.ridge, gap, gain
+        problem.effective_records, problem.dim, given["clip_gradient"], given["clip_difference"], given["clip_difference"] + problem.ridge, gap, gain
     )  # fmt: skip
     mu = budget.mu * (1.0 - options.query_share) ** 0.5
     plan = planned(
@@ -253,7 +254,8 @@ def tiny() -> Sequence[tuple[Any, Any]]:
     from surefoot.core.problem import Constant
     from surefoot.data.linear_model import LinearModel
     from surefoot.numerics.losses import Huber
-    from surefoot.privacy.diff2 import Diff2, LocalSteps
+    from surefoot.privacy.diff2 import Diff2
+    from surefoot.privacy.diff2_state import LocalSteps
     from surefoot.privacy.federation import Federation
     from surefoot.privacy.ledger import Budget
     from surefoot.privacy.records import LinearRecords
@@ -275,7 +277,8 @@ def tiny() -> Sequence[tuple[Any, Any]]:
         "clip_gradient": 1.0,
         "clip_difference": 1.0,
     }
-    sampled = Federation(clients={0: parts[1], 1: parts[2]}, sizes=(20, 39), identity={"A": A, "y": y})
+    again = LinearRecords(LinearModel(A[40:], y[40:], Huber(1.0)))
+    sampled = Federation(clients={0: parts[1], 1: again}, sizes=(20, 20), identity={"A": A, "y": y})
     return [
         (problem, Diff2(**shared, restart=6)),
         (problem, Diff2(**shared, restart=1, trust="secagg", output="best")),

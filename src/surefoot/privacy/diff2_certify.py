@@ -11,11 +11,13 @@ from torch import Tensor
 from surefoot.core.certificate import Certificate, Claim, Confidence, Premise, capped
 from surefoot.privacy.certify import privacy_claims
 from surefoot.privacy.diff2_plan import Known, stable
+from surefoot.privacy.diff2_releases import held_out_entry
+from surefoot.privacy.diff2_state import Diff2State, running_radius
 from surefoot.privacy.federation import Federation
 from surefoot.privacy.mechanism import gradient_bound
 
 if TYPE_CHECKING:
-    from surefoot.privacy.diff2 import Diff2, Diff2State
+    from surefoot.privacy.diff2 import Diff2
 
 CARD = "diff2"
 PRIVATE = Premise("each record's gradient and difference are clipped by a rule that looks at that record alone")
@@ -83,15 +85,19 @@ def plan_tree(method: Diff2, problem: Federation, state: Diff2State) -> dict[str
         tree["honest"] = method.honest or len(problem.sizes)
     known = known_numbers(method, problem)
     if known is not None and _applies(method, problem, state, known):
-        tree |= {"gap": known.gap, "smoothness": known.smoothness}
+        tree |= {"gap": known.gap, "clip_difference": method.clip_difference}
     return tree
 
 
-def unclipped(method: Diff2, problem: Federation) -> tuple[bool, tuple[Premise, ...]]:
-    """Whether no record can have been clipped, by public bounds, and the premises of that."""
+def unclipped(method: Diff2, problem: Federation, differences: bool = False) -> tuple[bool, tuple[Premise, ...]]:
+    """Whether no record can have been clipped, by public bounds, and the premises of that.
+
+    Args:
+        differences: ask for the bound of differences also where none is released.
+    """
     premises = []
     for name, clip in (("lipschitz", method.clip_gradient), ("smoothness", method.clip_difference)):
-        if name == "smoothness" and method.restart == 1 and method.local is None:
+        if name == "smoothness" and method.restart == 1 and method.local is None and not differences:
             continue
         constant = problem.constants.get(name)
         if constant is None or constant.known == "estimated" or clip < constant.value * (1 - 1e-12):
@@ -102,13 +108,12 @@ def unclipped(method: Diff2, problem: Federation) -> tuple[bool, tuple[Premise, 
 
 
 def known_numbers(method: Diff2, problem: Federation) -> Known | None:
-    """The public numbers of the a-priori bound, or None where one is missing."""
+    """The public numbers of the a-priori bound, or None where one is missing; f is as smooth as its records at least."""
     smoothness, gap = problem.known("smoothness"), problem.known("gap")
-    if smoothness is None or gap is None:
+    if smoothness is None or gap is None or method.clip_difference < smoothness * (1 - 1e-12):
         return None
-    return Known(
-        problem.effective_records, problem.dim, method.clip_gradient, method.clip_difference, smoothness + problem.ridge, gap
-    )  # fmt: skip
+    C1, C2 = method.clip_gradient, method.clip_difference
+    return Known(problem.effective_records, problem.dim, C1, C2, C2 + problem.ridge, gap)
 
 
 def _objective(method: Diff2, problem: Federation) -> tuple[str, tuple[Premise, ...]]:
@@ -192,8 +197,6 @@ def query_std(method: Diff2, problem: Federation) -> float:
 
 def _drift(method: Diff2, problem: Federation, state: Diff2State, x: Tensor) -> Claim:
     """The running estimate against the fresh query: a bias that clipped differences left would show."""
-    from surefoot.privacy.diff2 import running_radius
-
     assert state.query is not None
     last = (state.previous, state.estimate, state.variance)
     point, estimate, variance = {
@@ -224,7 +227,7 @@ def _expected(method: Diff2, problem: Federation, state: Diff2State) -> Claim | 
         return None
     first, _ = noise_squares_of(method, problem)
     value = 2.0 * known.gap / (method.step_length * method.rounds) + first
-    _, premises = unclipped(method, problem)
+    _, premises = unclipped(method, problem, differences=True)
     gap = problem.constants["gap"]
     premises = (
         *premises,
@@ -256,7 +259,7 @@ def _applies(method: Diff2, problem: Federation, state: Diff2State, known: Known
 
 
 def _held_out(method: Diff2, problem: Federation, state: Diff2State) -> Claim:
-    held, entry = problem.held_out, method.held_out_entry(problem)
+    held, entry = problem.held_out, held_out_entry(method, problem)
     assert held is not None
     assert entry is not None
     assert state.held_out is not None

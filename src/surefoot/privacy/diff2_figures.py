@@ -97,7 +97,7 @@ def _noise(reader: RunReader) -> Figure:
     canvas, axis = _canvas()
     shown = own > 0
     between = shown & ~anchors
-    axis.axhline(plain, color=PLAIN, lw=1.6)
+    axis.plot([0, len(own) - 1], [plain, plain], color=PLAIN, lw=1.6)
     axis.plot(rounds, total, color=OURS, lw=1.4)
     axis.plot(rounds[anchors], own[anchors], ".", color=OURS, ms=5)
     axis.plot(rounds[between], own[between], ".", color=SOFT, ms=2.5)
@@ -151,7 +151,9 @@ def _gradient(reader: RunReader) -> Figure:
     if "gradient" in claims and claims["gradient"]["value"] > 0:
         value = claims["gradient"]["value"]
         axis.axhline(value, color=MARK, lw=1.4)
-        axis.annotate("bound at the answer", (0, value), (4, 4), textcoords="offset points", color=MARK)
+        axis.annotate(
+            "bound at the answer", (len(norms) - 1, value), (0, 4), textcoords="offset points", color=MARK, ha="right"
+        )
     if "running_gradient" in claims:
         value = claims["running_gradient"]["value"]
         axis.axhline(value, color=SOFT, lw=1.2, ls="--")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from surefoot.privacy.accounting import calibrated
@@ -101,6 +102,7 @@ def anchors_share(
     return 1.0 - schedule.differences * (2.0 / (records * harmless)) ** 2 / mu**2
 
 
+@lru_cache(maxsize=64)
 def exact(budget: Budget, schedule: Schedule, share: float, query_share: float = 0.0, local_share: float = 0.25) -> Multipliers:  # fmt: skip
     """The least noise: the account of the whole run meets the budget exactly.
 

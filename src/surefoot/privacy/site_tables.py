@@ -229,7 +229,7 @@ def _bounded_rows(features: np.ndarray, norm: float, hidden: int) -> Tensor:
 
 
 def _targets(table: SiteTable, spec: ModelSpec) -> Tensor:
-    y = torch.from_numpy(table.targets)
+    y = torch.from_numpy(table.targets.copy())
     if spec.loss == "huber":
         return y.clamp(-spec.target_bound, spec.target_bound)
     kinds = torch.unique(y)

@@ -214,13 +214,16 @@ def check_single_message(claim: Claim, dossier: Dossier) -> Verdict:
 
 
 def check_expected(claim: Claim, dossier: Dossier) -> Verdict:
-    """`2 gap / (eta R) + tau1^2`, where `eta L + (T - 1) tau2^2 eta^2 <= 1`."""
+    """`2 gap / (eta R) + tau1^2`, where `eta L + (T - 1) tau2^2 eta^2 <= 1`; L is at most C2 + ridge where no difference is clipped."""
     plan, ledger = dossier.evidence["plan.json"], dossier.evidence["ledger.json"]
     dim, unit = np.asarray(dossier.evidence["releases.npz"]["start"]).size, float(plan["noise_unit"])
     step, rounds, restart = float(plan["step_length"]), int(plan["rounds"]), int(plan["restart"])
     first = dim * (multiplier(ledger, "anchor") * float(plan["clip_gradient"]) * unit) ** 2
-    second = dim * (multiplier(ledger, "difference") * float(plan.get("clip_difference", 0.0)) * unit) ** 2
-    if not step * float(plan["smoothness"]) + (restart - 1) * second * step**2 <= 1.0 + 1e-9:
+    second = dim * (multiplier(ledger, "difference") * float(plan["clip_difference"]) * unit) ** 2
+    if (
+        not step * (float(plan["clip_difference"]) + float(plan["ridge"])) + (restart - 1) * second * step**2
+        <= 1.0 + 1e-9
+    ):
         return refute(claim, "the step is too long for the bound")
     if int(plan["inner"]) != 1:
         return refute(claim, "the bound is for one step a round")
