@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
+import sys
 
 import pytest
 
@@ -20,6 +22,17 @@ def test_every_public_name_loads(package: str) -> None:
         assert getattr(module, name) is not None
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = module.no_such_name
+
+
+def test_a_module_never_takes_the_place_of_a_public_name() -> None:
+    script = (
+        "import surefoot.descent.minimize, surefoot.descent.certify, surefoot.core.solve, surefoot.core.verify\n"
+        "from surefoot.descent import minimize, certify\n"
+        "from surefoot.core import solve, verify\n"
+        "from surefoot.descent.minimize import minimize as same\n"
+        "assert minimize is same and all(map(callable, (certify, solve, verify)))\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_the_facade_adds_nothing() -> None:

@@ -1,4 +1,4 @@
-"""Rates beside AutoLyap, the published table, and the dichotomy of heavy ball."""
+"""Rates beside AutoLyap, n-step worst cases beside PEPit, the published table, and the dichotomy of heavy ball."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from harness import Bench, Side
 HERE = Path(__file__).resolve().parent
 OURS = Side("surefoot", HERE / "ours.py")
 AUTOLYAP = Side("AutoLyap 0.2.1", HERE / "autolyap_side.py", peer="autolyap")
+PEPIT = Side("PEPit 0.5.1", HERE / "pepit_side.py", peer="pepit")
 KAPPAS = (10.0, 25.0, 100.0, 1000.0, 10000.0)
 # Computed for this project by two independent programs up to 1e2 (NAG, HB), by one beyond; GD and TMM have closed forms.
 PUBLISHED = {
@@ -75,6 +76,43 @@ def rates(bench: Bench) -> None:
     )
 
 
+def worst_cases(bench: Bench) -> None:
+    """No exact worst case of n steps may exceed what the certificate says of n steps."""
+    from surefoot.descent import certify_rate
+    from surefoot.descent.lyapunov import LyapunovProgram
+    from surefoot.descent.rate_proofs import with_transient
+
+    requests = []
+    for name in ("gd", "nag", "tmm", "hb"):
+        for kappa in (10.0,) if name == "hb" else (10.0, 100.0):
+            found = certify_rate(name, kappa=kappa)
+            assert found.proof is not None
+            proof = with_transient(LyapunovProgram(found.method), found.proof)
+            storage = {"P": [[float(x) for x in row] for row in proof.P], "p": [float(x) for x in proof.p]}
+            for steps in (1, 5) if bench.quick else (1, 2, 5, 10, 15):
+                case = f"{name}, {kappa:g}, {steps} steps"
+                requests.append({"case": case, "method": name, "kappa": kappa, "steps": steps, **storage})
+    rows = bench.paired([OURS, PEPIT], requests)
+    table, within = [], []
+    for mine, peer in zip(rows[::2], rows[1::2], strict=True):
+        row = {"case": mine["case"], "surefoot_s": mine["median_s"], "pepit_s": peer["median_s"]}
+        for start in ("from_state", "from_lyapunov"):
+            bound, worst = mine["value"][start], peer["value"][start]
+            row |= {f"bound_{start}": bound, f"worst_case_{start}": worst}
+            if worst is not None:
+                within.append(worst <= bound * (1 + 1e-6))
+        table.append({**row, "within": all(within[-2:])})
+    says = (
+        "PEPit's exact worst case of n steps over F_{m,L} (one semidefinite program each, through CVXPY and Clarabel) and the "
+        "certificate's bound for it. From state: the largest |xi_n|^2 with |xi_0|^2 <= 1, at most c rho^(2n) by the proved "
+        "constant c. From Lyapunov: the same with V_0 <= 1, at most rho^(2n). Seconds: ours for rate and constant with their "
+        "proofs, one answer for every n; PEPit's for the state form. An empty worst case means that the solver gave up."
+    )
+    if not all(within):
+        bench.note("A worst case of PEPit exceeds the certified bound: see the table of worst cases.")
+    bench.table("Worst cases", table, says=says)
+
+
 def published(bench: Bench) -> None:
     from surefoot.descent import certify_rate
 
@@ -120,6 +158,8 @@ def dichotomy(bench: Bench) -> None:
 def main(bench: Bench) -> None:
     if bench.wants("rates"):
         rates(bench)
+    if bench.wants("worst-cases") and bench.peers:
+        worst_cases(bench)
     if bench.wants("published"):
         published(bench)
     if bench.wants("heavy-ball"):

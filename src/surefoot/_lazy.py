@@ -3,8 +3,23 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
 from typing import Any
+
+
+class _Package(ModuleType):
+    """A package whose public names win over modules of the same name.
+
+    Importing `surefoot.core.solve` would else put that module in the place of the function `surefoot.core.solve`. The module is
+    still found under its full path.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, ModuleType) and name in self.__dict__.get("__all__", ()):
+            return
+        super().__setattr__(name, value)
 
 
 def lazy_exports(
@@ -19,6 +34,7 @@ def lazy_exports(
     """
     home = {name: module for module, exported in names.items() for name in exported}
     everything = sorted(home)
+    sys.modules[package].__class__ = _Package
 
     def load(name: str) -> Any:
         if name not in home:

@@ -20,6 +20,7 @@ from surefoot.descent import (
     heavy_ball_cycle_slack,
     heavy_ball_threshold,
 )
+from surefoot.numerics.conic import pack_symmetric, solve_conic
 
 
 @pytest.mark.parametrize(("period", "threshold"), [(3, 9 + 4 * math.sqrt(5)), (4, 25.2741), (5, 43.8657), (6, 76.2706)])
@@ -106,20 +107,42 @@ def _gram_margin(kappa: float, period: int) -> float:
     closing = state - np.eye(size)[:2]
     y = np.vstack([outputs, np.zeros(size)])
     u = np.vstack([gradients, np.zeros(size)])
-    cp = pytest.importorskip(
-        "cvxpy", reason="the full Gram program is a cross-check through cvxpy, which no extra brings"
-    )
-    G, f, t = cp.Variable((size, size), PSD=True), cp.Variable(period), cp.Variable()
-    values = cp.hstack([f, 0])
-    constraints = [cp.trace(G) == 1, t <= 1, *(closing[i] @ G == 0 for i in range(2))]
+    # Unknowns: Gram matrix (packed), values f, and the common slack t to be as large as possible.
+    packed = size * (size + 1) // 2
+    unknowns = packed + period + 1
+    rows: list[np.ndarray] = []
+    right: list[float] = []
+
+    def row(form: np.ndarray, values: np.ndarray, slack: float) -> np.ndarray:
+        return np.concatenate([pack_symmetric((form + form.T) / 2), values, [slack]])
+
+    rows.append(row(np.eye(size), np.zeros(period), 0.0))
+    right.append(1.0)
+    for i in range(2):
+        for k in range(size):
+            rows.append(row(np.outer(closing[i], np.eye(size)[k]), np.zeros(period), 0.0))
+            right.append(0.0)
+    equalities = len(rows)
+    heights = np.vstack([np.eye(period), np.zeros(period)])
     for i in range(period + 1):
         for j in range(period + 1):
             if i != j:
                 dy, bend = y[i] - y[j], u[i] - u[j] - m * (y[i] - y[j])
                 form = np.outer(u[j], dy) + m / 2 * np.outer(dy, dy) + np.outer(bend, bend) / (2 * (1 - m))
-                form = (form + form.T) / 2
-                constraints.append(values[i] - values[j] - cp.trace(form @ G) >= t)
-    return float(cp.Problem(cp.Maximize(t), constraints).solve(solver=cp.CLARABEL))
+                rows.append(row(form, heights[j] - heights[i], 1.0))
+                right.append(0.0)
+    rows.append(row(np.zeros((size, size)), np.zeros(period), 1.0))
+    right.append(1.0)
+    signs = len(rows) - equalities
+    semidefinite = np.hstack([-np.eye(packed), np.zeros((packed, period + 1))])
+    answer = solve_conic(
+        np.append(np.zeros(unknowns - 1), -1.0),
+        np.vstack([*rows, semidefinite]),
+        np.concatenate([right, np.zeros(packed)]),
+        [("zero", equalities), ("nonnegative", signs), ("semidefinite", size)],
+    )
+    assert answer.solved
+    return -answer.value
 
 
 @pytest.mark.parametrize(("kappa", "exists"), [(15.0, False), (20.0, True)])

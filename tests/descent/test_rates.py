@@ -188,6 +188,18 @@ def test_transient_constant_bounds_runs(name: str) -> None:
             assert np.linalg.norm(xi) <= constant * found.rho**k * np.linalg.norm(first)
 
 
+def test_the_constant_of_gradient_descent_is_one() -> None:
+    """|x_k - x*| <= rho^k |x_0 - x*| is its theorem; 1.01 is the room that the proof takes."""
+    for kappa in (2.0, 100.0, 1e4):
+        found = certify_rate("gd", kappa=kappa)
+        assert found.proof is not None
+        bounded = with_transient(LyapunovProgram(found.method), found.proof)
+        assert bounded.transient is not None
+        assert 1 <= bounded.transient <= 1.011
+        assert bounded.rho == found.proof.rho
+        assert bounded.is_proof()
+
+
 def test_method_files(tmp_path) -> None:
     path = tmp_path / "method.json"
     path.write_text('{"name": "mine", "A": [[1.4, -0.4], [1, 0]], "B": [-1, 0], "C": [1.4, -0.4], "m": "1/10", "L": 1}')

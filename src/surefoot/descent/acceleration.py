@@ -179,9 +179,10 @@ class MomentumMethod(Method[Objective, MomentumState, Tensor]):
         """The descent lemma at L, or a doubled L."""
         used["value"] = used.get("value", 0) + 1
         trial = float(problem.value_and_grad(point - gradient / lane.smoothness)[0])
-        # Differences of values below their rounding say nothing about L.
+        # Differences of values below their rounding say nothing about L. An infinite or undefined trial is no descent; a
+        # value that is so itself is the caller's to name.
         rounding = 1e-14 * max(abs(value), abs(trial))
-        if not trial > value - square / (2 * lane.smoothness) + rounding:
+        if not math.isfinite(value) or trial <= value - square / (2 * lane.smoothness) + rounding < math.inf:
             return True
         if lane.smoothness > LARGEST_GROWTH * (self.smoothness or 1.0):
             raise ValueError("backtracking found no smoothness; is the gradient that of the value?")

@@ -157,7 +157,7 @@ def rate_claims(
                 ),
                 value=_ratio_text(fraction_text(proof.transient)),
                 relation=">=",
-                bound="1/1",
+                bound="0/1",
                 check="transient",
                 **common,
             )

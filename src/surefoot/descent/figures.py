@@ -150,6 +150,7 @@ def _draw_cycle(axes: Axes, name: str, kappa: float, points: Array) -> None:
     axes.annotate("minimum", (0, 0), textcoords="offset points", xytext=(8, -12), fontsize=9)
     axes.set_aspect("equal", adjustable="datalim")
     axes.margins(0.2)
+    axes.spines[:].set_visible(False)
     label = _label(name)
     axes.set(title=f"{label[0].upper()}{label[1:]} never gets there (L/m = {kappa:g})", xticks=[], yticks=[])
 
@@ -174,6 +175,8 @@ def _runs(reader: RunReader) -> Figure:
             rate = _fraction(record["proof"]["rho"])
             bound = gap[0] * rate ** (2 * (k - k[0]))
             axes.semilogy(k, bound, color=_colour(name, place), linestyle="--", linewidth=1)
+    if any(record["proof"] for record in proofs.values()):
+        axes.plot([], [], color="0.4", linestyle="--", linewidth=1, label="slope of the certified rate")
     axes.set_ylim(lowest * 0.3, highest * 3)
     axes.set(
         xlabel="gradients", ylabel=r"bound on $f - f^*$", title="On the real loss: faster than the worst case allows"

@@ -71,6 +71,7 @@ def integrate_flow(
     m: float,
     step_size: float,
     minimiser: Array | None = None,
+    second: Array | None = None,
     start_time: float = 0.0,
     samples: int = 200,
     tolerance: float = 1e-9,
@@ -83,11 +84,12 @@ def integrate_flow(
     Args:
         name: which flow.
         value_and_grad: x (d,) -> (f(x), grad f(x)).
-        start: (d,) x_0 = z_0.
+        start: (d,) x_0.
         duration: time span, > 0.
         m: strong convexity (0 for "convex-nesterov").
         step_size: s of the method that the flow belongs to, >= 0; enters as sqrt(s) grad f.
         minimiser: (d,) x*, for the storage.
+        second: (d,) z_0, to go on where another trajectory ended; default: x_0, the flow at rest.
         start_time: t_0; must be positive for "convex-nesterov".
         samples: number of output times, equally spaced.
         tolerance: relative tolerance of the integrator.
@@ -105,8 +107,11 @@ def integrate_flow(
     if name == "convex-nesterov" and not start_time > 0:
         raise ValueError("the convex flow is singular at t = 0; give start_time > 0")
     x0 = np.asarray(start, dtype=np.float64)
+    z0 = x0 if second is None else np.asarray(second, dtype=np.float64)
+    if x0.ndim != 1 or z0.shape != x0.shape or not (np.isfinite(x0).all() and np.isfinite(z0).all()):
+        raise ValueError(f"start and second must be finite vectors of one length, got {x0.shape} and {z0.shape}")
     field, gain = _field(name, value_and_grad, m, step_size, len(x0))
-    state = x0 if name == "gradient" else np.concatenate([x0, x0])
+    state = x0 if name == "gradient" else np.concatenate([x0, z0])
     t, path, evaluations = _integrate(field, state, start_time, duration, samples, tolerance)
     x, z = path[:, : len(x0)], path[:, -len(x0) :]
     values, gradients = _along(value_and_grad, x)

@@ -171,7 +171,6 @@ class LyapunovProgram:
             ("semidefinite", window),
             ("semidefinite", inner),
         ]
-        self._upper_rows, self._lower_rows = upper, slice(equations, top + decrease)
 
     def margin(self, rho: float, *, tolerance: float = 1e-9) -> LyapunovPoint:
         """Largest common margin t of both inequalities and of the multipliers, sum of multipliers = 1.
@@ -183,65 +182,6 @@ class LyapunovProgram:
         )
         slope = -self._margin_rows.slope(solution.x, solution.z)
         return self._point(rho, solution, slope)
-
-    def settle(self, point: LyapunovPoint, *, tolerance: float = 1e-11) -> LyapunovPoint:
-        """Give up half the margin of the decrease for the largest margin of the positivity.
-
-        The constant in |xi_k| <= const rho^k |xi_0| is the better for it. Returns the point as it was where
-        the solver cannot improve it.
-        """
-        cost = self._margin_cost
-        matrix = self._margin_rows.dense(point.rho**2)
-        right = self._margin_right.copy()
-        right[self._lower_rows] = -0.5 * point.margin * matrix[self._lower_rows, -1]
-        matrix[self._lower_rows, -1] = 0.0
-        solution = solve_conic(cost, matrix, right, self._margin_cones, tolerance=tolerance)
-        settled = self._point(point.rho, solution, point.slope)
-        return settled if settled.margin > point.margin else point
-
-    def transient(self, P: Array, p: Array, length: Array, room: float) -> tuple[float, Array]:
-        """Nearly smallest c with V <= c |xi|^2 at the start of the window, and its multipliers with a margin.
-
-        Args:
-            P: (N - 1, N - 1) of V, in scaled coordinates and plain values (not h).
-            p: (l + 1,) weights of the values f.
-            length: (N - 1, N - 1) of |xi|^2.
-            room: factor > 1 on the smallest c that leaves the multipliers a margin, which rounding needs.
-
-        Returns:
-            c and the multipliers nu of the interpolation inequalities, for plain values f; NaN if none.
-        """
-        # In plain values q_ij is (1 - m) times its scaled form, which is the same up to m y^2 / 2 in the values;
-        # writing V in h = f - m y^2 / 2 moves that part into P.
-        m, inner, points = float(self.method.m), self.window - 1, self.memory + 1
-        outputs = self.output_rows[:points, :inner]
-        form = P + 0.5 * m * np.einsum("t,ta,tb->ab", p, outputs, outputs)
-        size = float(np.abs(form).max())
-        form, weights = form / size, p / size
-        stretch = float(np.abs(length).max())
-        n_nu, n_M = len(self.positivity_pairs), inner * (inner + 1) // 2
-        mu_matrices = (1 - m) * self.mu_matrices
-        rows = np.zeros((points + n_nu + n_M, n_nu + 1))
-        rows[:points, :n_nu] = self.mu_values.T
-        rows[points : points + n_nu, :n_nu] = -np.eye(n_nu)
-        rows[points + n_nu :, :n_nu] = pack_symmetric(mu_matrices).T
-        rows[points + n_nu :, n_nu] = -pack_symmetric(length / stretch)
-        right = np.concatenate([-weights, np.zeros(n_nu), -pack_symmetric(form)])
-        cones: list[Cone] = [("zero", points), ("nonnegative", n_nu), ("semidefinite", inner)]
-        cost = np.zeros(n_nu + 1)
-        cost[-1] = 1.0
-        best = solve_conic(cost, rows, right, cones)
-        if not best.solved:
-            return np.nan, np.full(n_nu, np.nan)
-        bound = room * float(best.x[-1])
-        roomy = rows.copy()
-        roomy[:, n_nu] = 0.0
-        roomy[points : points + n_nu, n_nu] = MULTIPLIER_SHARE
-        roomy[points + n_nu :, n_nu] = pack_symmetric(np.eye(inner))
-        shifted = right - bound * rows[:, n_nu]
-        centre = solve_conic(-cost, roomy, shifted, cones)
-        chosen = centre.x[:n_nu] if centre.solved and centre.x[-1] > 0 else best.x[:n_nu]
-        return bound * size / stretch, chosen * size
 
     def _point(self, rho: float, solution: ConicSolution, slope: float) -> LyapunovPoint:
         n_P, n_p, n_lam, _ = self.sizes
@@ -274,9 +214,6 @@ class ParametricRows:
     def slope(self, x: Array, z: Array) -> float:
         """``z' moving x``: with a dual optimum z, the derivative in r of the optimal value."""
         return float(np.sum(z[self.indices] * self.moving * x[self._columns]))
-
-    def dense(self, r: float) -> Array:
-        return self.at(r).toarray()
 
 
 def _pairs(points: int) -> list[tuple[int, int]]:

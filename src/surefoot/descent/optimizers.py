@@ -76,7 +76,7 @@ class _Momentum(Optimizer):
         if any(group["backtracking"] for group in self.param_groups):
             if closure is None or loss is None:
                 raise ValueError("backtracking needs step(closure), with a closure that returns the loss")
-            self._backtrack(closure, float(loss))
+            self._backtrack(closure, float(torch.as_tensor(loss).detach()))
         for group in self.param_groups:
             chosen = self._parameters(group)
             for parameter in group["params"]:
@@ -109,10 +109,9 @@ class _Momentum(Optimizer):
             for (p, group), point, g in zip(active, points, gradients, strict=True):
                 p.copy_(point - g / group["L"])
             with torch.enable_grad():
-                reached = float(closure())
+                reached = float(torch.as_tensor(closure()).detach())
             rounding = 4 * torch.finfo(points[0].dtype).eps * max(abs(loss), abs(reached)) if points else 0.0
-            descends = not reached > loss - wanted + rounding
-            if descends:
+            if not math.isfinite(loss) or reached <= loss - wanted + rounding < math.inf:
                 break
             for group in groups:
                 group["L"] *= 2

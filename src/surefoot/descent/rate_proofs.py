@@ -16,6 +16,7 @@ from surefoot.descent.exact_window import ExactWindow, Pair, value_balance
 from surefoot.descent.lyapunov import LyapunovPoint, LyapunovProgram
 from surefoot.descent.obstruction import Obstruction
 from surefoot.descent.rate_certificate import ObstructionCertificate, RateCertificate
+from surefoot.descent.start_program import StartProgram
 from surefoot.numerics.rational_matrices import RationalMatrix
 from surefoot.numerics.rationals import round_to_bits
 
@@ -25,6 +26,8 @@ __all__ = ["prove_obstruction", "prove_rate", "with_transient"]
 
 # 2^-48 = 4e-15 is far below every margin that the solver resolves and keeps the rationals short.
 BITS = 48
+# Factors on the smallest constant of the start, for a margin that survives rounding.
+ROOMS = (1.01, 1.1, 2.0, 10.0)
 ZERO = Fraction(0)
 
 
@@ -32,23 +35,27 @@ def prove_rate(program: LyapunovProgram, point: LyapunovPoint, rho: Fraction) ->
     """Turn a float Lyapunov point into an exact proof of the rate ``rho``; None where rounding destroys it."""
     if not point.margin > 0:
         return None
+    # V >= c |xi|^2 with a power of two c below the float estimate; dividing all by c makes it 1.
+    share = 0.9 * point.margin * float(1 - program.method.m) / _state_gain(program)
+    window = ExactWindow(program.method, program.memory)
+    certificate = _rational(program, window, point, rho, 1 / _power_of_two_below(share))
+    return certificate if certificate.holds_on(window) else None
+
+
+def _rational(
+    program: LyapunovProgram, window: ExactWindow, point: LyapunovPoint, rho: Fraction, scale: Fraction
+) -> RateCertificate:
+    """The point in plain coordinates and short rationals, times ``scale``, with its value equations solved."""
     memory, m = program.memory, program.method.m
-    weight = 1 - m
     mu = _rounded(program.positivity_pairs, point.mu)
     p = value_balance(mu, memory + 1)
     lam = _rounded(program.decrease_pairs, point.lam)
     unfinished = RateCertificate(program.method, rho, memory, [], p, lam, mu)
-    star = memory + 2
-    for t, left in enumerate(unfinished.decrease_values()):
-        key = (star, t) if left > 0 else (t, star)
-        lam[key] += abs(left)
-    window = ExactWindow(program.method, memory)
-    P = _rounded_matrix(point.P).congruence(_to_scaled(program, window)).times(weight)
+    _balance(lam, unfinished.decrease_values(), memory + 2)
+    P = _rounded_matrix(point.P).congruence(_to_scaled(program, window)).times(1 - m)
     outputs = window.outputs.part(slice(memory + 1), slice(window.size - 1))
     P -= _diagonal(p).congruence(outputs).times(m / 2)
-    # V >= c |xi|^2 with a power of two c below the float estimate; dividing all by c makes it 1.
-    scale = 1 / _power_of_two_below(0.9 * point.margin * float(weight) / _state_gain(program))
-    certificate = RateCertificate(
+    return RateCertificate(
         method=program.method,
         rho=rho,
         memory=memory,
@@ -57,38 +64,32 @@ def prove_rate(program: LyapunovProgram, point: LyapunovPoint, rho: Fraction) ->
         lam={pair: scale * value for pair, value in lam.items()},
         mu={pair: scale * value for pair, value in mu.items()},
     )
-    return certificate if certificate.holds_on(window) else None
+
+
+def _balance(multipliers: dict[Pair, Fraction], left: Sequence[Fraction], star: int) -> None:
+    """Add to the multipliers with the minimiser what takes the left-over function values away."""
+    for t, excess in enumerate(left):
+        multipliers[(star, t) if excess > 0 else (t, star)] += abs(excess)
 
 
 def with_transient(program: LyapunovProgram, certificate: RateCertificate) -> RateCertificate:
-    """Add the smallest provable constant c of the start; the certificate as it was if none can be proved.
+    """The proof of the same rate with the smallest provable constant c of the start.
 
-    The Lyapunov function is first exchanged for one of the same rate that stays farther above |xi|^2, where there is one.
+    The Lyapunov function is exchanged for the one with the smallest c; where none can be proved, the certificate comes back
+    as it was.
     """
-    settled = prove_rate(program, program.settle(program.margin(float(certificate.rho))), certificate.rho)
-    if settled is not None:
-        certificate = replace(settled, method=certificate.method)
+    window = ExactWindow(program.method, program.memory)
     star = program.memory + 1
-    back = _to_plain(program, star)
-    scaled_P = RationalMatrix.of(certificate.P).congruence(back).fractions()
-    start = back.part(slice(program.order), slice(None))
-    P = np.array([[float(x) for x in row] for row in scaled_P])
-    p = np.array([float(x) for x in certificate.p])
-    squared_length = np.array([[float(x) for x in row] for row in (start.T @ start).fractions()])
-    for room in (1.01, 1.1, 2.0, 10.0):
-        bound, nu_values = program.transient(P, p, squared_length, room)
-        if not (np.isfinite(bound) and np.isfinite(nu_values).all()):
+    for start in StartProgram(program).solve(float(certificate.rho), ROOMS):
+        if not start.point.margin > 0:
             continue
-        size = max(1.0, float(np.abs(nu_values).max()))
-        nu = {
-            pair: max(Fraction(size) * round_to_bits(float(value) / size, BITS), ZERO)
-            for pair, value in zip(program.positivity_pairs, nu_values, strict=True)
-        }
-        left = [v + w for v, w in zip(value_balance(nu, star), certificate.p, strict=True)]
-        for t, excess in enumerate(left):
-            nu[(star, t) if excess > 0 else (t, star)] += abs(excess)
-        proved = replace(certificate, transient=_up(bound), nu=nu)
-        if proved.bounds_transient():
+        wanted = start.length / float(1 - program.method.m)
+        scale = _up(wanted)
+        found = _rational(program, window, start.point, certificate.rho, scale)
+        nu = {pair: scale * value for pair, value in _rounded(program.positivity_pairs, start.nu).items()}
+        _balance(nu, [v + w for v, w in zip(value_balance(nu, star), found.p, strict=True)], star)
+        proved = replace(found, method=certificate.method, transient=_up(start.bound * float(scale) / wanted), nu=nu)
+        if proved.holds_on(window) and proved.bounds_transient():
             return proved
     return certificate
 

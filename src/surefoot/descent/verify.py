@@ -95,7 +95,7 @@ def check_transient(claim: Claim, dossier: Dossier) -> Verdict:
     """The bound of the Lyapunov function at the start, in exact rationals."""
     proof = _record(claim, dossier)["proof"]
     bound = LyapunovProof(proof, _system(claim, dossier)).check_transient(proof)
-    return compare(claim, _exact(bound), supports="proved", bound="1/1")
+    return compare(claim, _exact(bound), supports="proved", bound="0/1")
 
 
 def check_floor(claim: Claim, dossier: Dossier) -> Verdict:
