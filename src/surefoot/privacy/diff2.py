@@ -181,10 +181,8 @@ class Diff2(Method[Federation, Diff2State, Tensor]):
     # ---- the verbs ------------------------------------------------------------------------------------------
     def init(self, problem: Federation, start: Tensor | None, streams: Streams) -> Diff2State:
         """Calibrate, warn, allocate."""
-        least = min(problem.sizes)
-        require_delta(self.budget.delta, problem.effective_records if self.trust != "local" else least, self.allow_large_delta)  # fmt: skip
+        self.require_fit(problem)
         self._warn_of_clipping(problem)
-        self.honest_clients(problem)
         x = start if start is not None else problem.start
         x = torch.zeros(problem.dim, dtype=torch.float64) if x is None else x.detach().double().cpu().clone()
         steps = self.rounds * (self.local.steps if self.local else 1)
@@ -197,6 +195,17 @@ class Diff2(Method[Federation, Diff2State, Tensor]):
         )  # fmt: skip
         ledger_of(self, problem, state)
         return state
+
+    def require_fit(self, problem: Federation) -> None:
+        """Refuse a problem that this method is not for, before anything is released.
+
+        Raises:
+            ValueError: a large delta, batches larger than a client, more honest clients than there are.
+        """
+        records = min(problem.sizes) if self.trust == "local" else problem.effective_records
+        require_delta(self.budget.delta, records, self.allow_large_delta)
+        self.honest_clients(problem)
+        self.schedule(problem)
 
     def _warn_of_clipping(self, problem: Federation) -> None:
         for name, bound, effect in (

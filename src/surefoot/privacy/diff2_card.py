@@ -119,7 +119,9 @@ def load(options: Options, inputs: Inputs) -> Any:
         loss=loss, knee=options.knee, row_norm=options.row_norm, target_bound=options.target_bound, hidden=options.hidden,
         ridge=options.ridge, apart=options.held_out, weights=options.weights,
     )  # fmt: skip
-    return federation(table, spec, inputs.device)
+    problem = federation(table, spec, inputs.device)
+    method(options, problem).require_fit(problem)  # what cannot be done is refused before the run has a folder
+    return problem
 
 
 def _sample(options: Options, inputs: Inputs) -> Any:
@@ -148,10 +150,16 @@ def _sample(options: Options, inputs: Inputs) -> Any:
 
 def run(options: Options, problem: Any, run: RunDir | None) -> Result[Any]:
     """Plan, then the rounds."""
+    import logging
+
     from surefoot.core.solve import solve
 
     journal = run.root / "private" / "ledger.jsonl" if run is not None else None
-    return solve(problem, method(options, problem, journal), run=run)
+    chosen = method(options, problem, journal)
+    logging.getLogger(__name__).info(
+        "%d rounds of step %.4g, a noisy gradient every %d", chosen.rounds, chosen.step_length, chosen.restart
+    )
+    return solve(problem, chosen, run=run)
 
 
 def method(options: Options, problem: Any, journal: Path | None = None) -> Any:
@@ -160,8 +168,6 @@ def method(options: Options, problem: Any, journal: Path | None = None) -> Any:
     Raises:
         ValueError: a number that neither the user nor the constants give.
     """
-    import logging
-
     from surefoot.privacy.diff2 import Diff2
     from surefoot.privacy.diff2_plan import Known, planned
     from surefoot.privacy.diff2_state import LocalSteps
@@ -195,10 +201,6 @@ def method(options: Options, problem: Any, journal: Path | None = None) -> Any:
     plan = planned(
         known, mu, options.most_rounds, options.rounds or None, options.restart or None, options.step_length or None
     )
-    logging.getLogger(__name__).info(
-        "plan: %d rounds, restart %d, step %.4g; expected squared gradient norm at most %.3g (plain noisy gradients: %.3g)",
-        plan.rounds, plan.restart, plan.step_length, plan.bound, plan.plain,
-    )  # fmt: skip
     share = share or (plan.share if plan.restart > 1 else 0.0)
     return Diff2(
         budget=budget, rounds=plan.rounds, restart=plan.restart, step_length=plan.step_length, share=share, **given, **fixed
