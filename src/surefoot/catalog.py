@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 GROUP = "surefoot.systems"
 BUILT_IN: Mapping[str, str] = {
     "acceleration": "surefoot.descent.card:CARD",
+    "backdoor-inversion": "surefoot.robustness.inversion_card:CARD",
     "colide": "surefoot.causal.card:CARD",
     "diff2": "surefoot.privacy.diff2_card:CARD",
     "small-gain-nash": "surefoot.games.card:CARD",

@@ -11,6 +11,7 @@ from surefoot.core.solve import solve
 from surefoot.core.verify import verify
 from surefoot.games.expressions import exp, log, log_sum_exp, sin, softmax, tanh, variables
 from surefoot.games.field import Field
+from surefoot.games.metrics import paired_margin
 from surefoot.games.models import COURNOT_EQUILIBRIUM, cournot_game, orthogonal_game, price_game, toy_game
 from surefoot.games.play import ProjectedPlay
 from surefoot.games.problem import game_from_costs, game_from_pseudo_gradient, quadratic_game
@@ -22,7 +23,6 @@ from surefoot.games.small_gain import (
     euler_steps,
     lipschitz,
     margin,
-    paired_margin,
     per_player_steps,
     perron_margin,
     timescale_band,
