@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SOURCES := pyproject.toml constraints.txt
+# what the cards there are use on their samples
+EXTRAS := tables,causal,sachs,samples,privacy,kernels
 
 .PHONY: demo test lint docs clean
 
@@ -33,11 +35,11 @@ docs: .venv/.test
 	touch $@
 
 .venv/.demo: .venv/.made $(SOURCES)
-	$(PIP) -e '.[tables,causal,sachs]'
+	$(PIP) -e '.[$(EXTRAS)]'
 	touch $@
 
 .venv/.test: .venv/.made $(SOURCES)
-	$(PIP) -e '.[dev,tables,causal,sachs,privacy]'
+	$(PIP) -e '.[dev,$(EXTRAS)]'
 	$(PIP) --no-deps -e examples/plugin
 	touch $@ .venv/.demo
 

@@ -22,7 +22,10 @@ log = logging.getLogger(__name__)
 GROUP = "surefoot.systems"
 BUILT_IN: Mapping[str, str] = {
     "acceleration": "surefoot.descent.card:CARD",
+    "backdoor-inversion": "surefoot.robustness.inversion_card:CARD",
     "colide": "surefoot.causal.card:CARD",
+    "dadao": "surefoot.decentralized.card:CARD",
+    "diff2": "surefoot.privacy.diff2_card:CARD",
     "private-stationary": "surefoot.privacy.stationary_card:CARD",
     "small-gain-nash": "surefoot.games.card:CARD",
     "randomized-smoothing": "surefoot.robustness.smoothing_card:CARD",

@@ -124,3 +124,11 @@ def test_a_million_rows_are_read_without_holding_them(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert total.tolist() == [1e6, 2e6]
     assert peak < 12e6
+
+
+@pytest.mark.parametrize("text", ["a,b\n1,2,3\n4,5,6\n", "a,b\n1,2\n4,5,6\n", "1,2\n1,2,3\n"])
+def test_rows_longer_than_the_first_line_are_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "long.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="every row needs 2 cells"):
+        list(stream_table(path).chunks)

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,28 @@ def test_a_proof_with_one_part_changed_is_refuted(change: Callable[[dict], None]
     assert certificate is not None
     assert set(verdicts(certificate, problem).values()) == {"confirmed"}
     assert verdicts(spoiled(certificate, change), problem)[claim] == "refuted"
+
+
+def test_a_function_scaled_down_still_falls_but_no_longer_bounds_the_state() -> None:
+    """All of P, p, lam, mu times a thousandth: only V >= |xi|^2 is lost; times a thousand, only V <= c |xi|^2 is."""
+    problem = fixed_step("nag", 0.1, 1.0)
+    certificate = solve(problem, RateSearch(), budget=Budget(steps=40)).certificate
+    assert certificate is not None
+
+    def scaled(factor: Fraction) -> Callable[[dict], None]:
+        def change(record: dict) -> None:
+            proof = record["proof"]
+            proof["P"] = [[str(factor * Fraction(x)) for x in row] for row in proof["P"]]
+            proof["p"] = [str(factor * Fraction(x)) for x in proof["p"]]
+            for name in ("lam", "mu", "nu"):
+                proof[name] = {pair: str(factor * Fraction(x)) for pair, x in proof[name].items()}
+
+        return change
+
+    smaller = verdicts(spoiled(certificate, scaled(Fraction(1, 1000))), problem)
+    assert smaller["rate-method"] == "refuted"
+    larger = verdicts(spoiled(certificate, scaled(Fraction(1000))), problem)
+    assert larger["transient-method"] == "refuted"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,13 +174,22 @@ def _text_chunks(path: Path, delimiter: str, names: tuple[str, ...], skip: int, 
     row = 0
     try:
         with pd.read_csv(path, **options) as reader:
-            for frame in reader:
+            while (frame := _next_frame(reader)) is not None:
                 yield _numbers(frame, names, row)
                 row += len(frame)
     except pd.errors.EmptyDataError:
         return
-    except pd.errors.ParserError as error:
+    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
         raise ValueError(f"{path.name}: {error}; every row needs {len(names)} cells, as the first line has") from error
+
+
+def _next_frame(reader: Any) -> Any:
+    """The next rows, or None; rows longer than the header, which pandas would cut with a warning, are an error."""
+    import pandas as pd
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        return next(reader, None)
 
 
 def _stream_parquet(path: Path, chunk_rows: int) -> TableStream:

@@ -29,6 +29,8 @@ class Options:
     """One certified step for all players, or one each."""
     step_length: float = 0.0
     """Length of the steps; 0 takes the certified best one (Markov games: 0.135)."""
+    compat: Literal["", "paper"] = ""
+    """"paper": two players' weights from the published grid, and the published step lengths."""
     tolerance: float = 1e-9
     """Stop once the certified error is below it."""
     temperature: float = 0.0
@@ -189,7 +191,7 @@ def method(options: Options, problem: Any) -> Any:
 
     return ProjectedPlay(
         integrator=options.integrator, step_length=options.step_length or None, rates=options.rates, tolerance=options.tolerance,
-        cells=options.cells, share=options.share,
+        cells=options.cells, share=options.share, compat=options.compat,
     )  # fmt: skip
 
 
@@ -246,6 +248,8 @@ def tiny() -> Sequence[tuple[Any, Any]]:
         (lq, ProjectedPlay(tolerance=1e-12)),
         (cournot_game(), ProjectedPlay(rates="per-player", tolerance=1e-12)),
         (lq, ProjectedPlay(integrator="rk4")),
+        (lq, ProjectedPlay(compat="paper")),
+        (quadratic_game(np.array([[1.0, 4.0], [-4.0, 1.0]]), np.array([1.0, -2.0]), (1, 1)), ProjectedPlay()),
         (table, LogitResponse(newton=False, damping=0.2)),
         (coordination_game(), NaturalPolicyGradient(tolerance=1e-14)),
     ]
@@ -280,13 +284,13 @@ CARD = System(
     sample=SAMPLE,
     aliases=("games",),
     domain="games",
-    presets={"default": Options(), "tour": Options(), "paper": Options(step_length=0.0, cells=1)},
+    presets={"default": Options(), "tour": Options(), "paper": Options(compat="paper", cells=1)},
     inputs=(InputSpec("game", "payoff table, matrices, or a recipe module:factory", (".nfg", ".npz")),),
     figures=figures,
     headline=headline,
     extras=("samples",),
     traits=Traits(),
-    peers=("pygambit",),
+    peers=("pygambit", "nashpy", "quantecon", "open-spiel", "nashopt"),
     tiny=tiny,
     tiny_inputs=tiny_inputs,
 )

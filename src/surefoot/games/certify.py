@@ -6,15 +6,23 @@ Evidence: `cells.npz` (the cells and their bounds), `witness.npz` (vectors v > 0
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
 from surefoot.core.certificate import Certificate, Claim
+from surefoot.games.certify_metrics import metric_claims, paired_answer_claims
 from surefoot.games.field import Field
 from surefoot.games.problem import SmoothGame
-from surefoot.games.region import RegionBounds
+from surefoot.games.proofs import (
+    euler_product,
+    moved,
+    proved_factor,
+    proved_margin,
+    proved_metric_margin,
+    regret_bounds,
+)
+from surefoot.games.region import RegionBounds, bound_region
 from surefoot.games.small_gain import (
     Bounds,
     best_weights,
@@ -23,13 +31,11 @@ from surefoot.games.small_gain import (
     euler_steps,
     lipschitz,
     margin,
-    paired_margin,
     perron_margin,
     step_margin,
     weight_bands,
 )
-from surefoot.numerics.interval_matrices import eigenvalue_bounds
-from surefoot.numerics.intervals import Interval, sqrt
+from surefoot.games.stages import Stages
 
 Array = np.ndarray[Any, np.dtype[Any]]
 CARD = "small-gain-nash"
@@ -38,8 +44,33 @@ LIMIT_ROOM = 1e-9
 """The limit of the steps is proved up to this fraction of itself."""
 
 
+def certify_region(game: SmoothGame, *, cells: int = 512, share: float = 0.5) -> Certificate:
+    """Rate, weights, bands and steps of a region, without seeking the equilibrium.
+
+    Args:
+        game: the game on its region.
+        cells, share: budget and target of the subdivision (see `bound_region`).
+    """
+    region = bound_region(game, cells=cells, share=share)
+    bounds = region.bounds
+    scale = {"low": region.low, "high": region.high, "mu": bounds.mu, "ell": bounds.ell, "coupling": bounds.coupling}
+    evidence: dict[str, Any] = {"cells.npz": scale, "witness.npz": {"vector": region.vector}}
+    alpha = proved_margin(bounds, region.vector)
+    claims = [_small_gain_claim(region, alpha, evidence), *metric_claims(game, bounds, evidence)]
+    if alpha > 0:
+        claims += _metric_claims(region, evidence)
+        claims += _step_claims(game, bounds, np.full(game.size, euler_steps(bounds).best), evidence)
+    return Certificate(CARD, tuple(claims), game.fingerprint(), evidence)
+
+
 def certify_play(
-    game: SmoothGame, field: Field, region: RegionBounds, x: Array, step: Array, path: Array | None
+    game: SmoothGame,
+    field: Field,
+    region: RegionBounds,
+    x: Array,
+    step: Array,
+    path: Array | None,
+    stages: Stages | None = None,
 ) -> Certificate:
     """The certificate of a region and of the strategies found in it.
 
@@ -48,92 +79,31 @@ def certify_play(
         x: strategies (d,).
         step: lengths (d,) of the projected Euler step, constant within a block.
         path: the first iterates (k, d) where they were Euler steps.
+        stages: what is known of single steps where they were Runge-Kutta steps.
     """
     bounds = region.bounds
     scale = {"low": region.low, "high": region.high, "mu": bounds.mu, "ell": bounds.ell, "coupling": bounds.coupling}
     evidence: dict[str, Any] = {"cells.npz": scale, "witness.npz": {"vector": region.vector}}
     alpha = proved_margin(bounds, region.vector)
-    claims = [_small_gain_claim(region, alpha, evidence)]
+    claims = [_small_gain_claim(region, alpha, evidence), *metric_claims(game, bounds, evidence)]
+    rests_on_pairs = [] if alpha > 0 else paired_answer_claims(game, field, bounds, x, step, evidence)
     if alpha > 0:
-        claims += _metric_claims(game, field, region, evidence)
+        claims += _metric_claims(region, evidence)
         claims += _step_claims(game, bounds, step, evidence)
+        if stages is not None:
+            claims.append(_stages_claim(stages, evidence))
         claims += _answer_claims(game, field, region, x, step, evidence)
         if path is not None and len(path) > 2:
             claims += _path_claims(game, path, evidence)
         claims += _field_claims(game, field, x, path, evidence)
+    elif rests_on_pairs:
+        claims += rests_on_pairs + _field_claims(game, field, x, path, evidence)
     else:
         claims.append(Claim(
             name="error", statement="The distance of the answer to an equilibrium, player by player; this is the largest.",
             value=None, kind="proved", outcome="undecided", reason=f"the region is not certified: {region.reason}", check="nothing",
         ))  # fmt: skip
     return Certificate(CARD, tuple(claims), game.fingerprint(), evidence)
-
-
-# ---- proofs with outward rounding -----------------------------------------------------------------------------------
-
-
-def proved_margin(bounds: Bounds, vector: Array) -> float:
-    """The largest float a for which K_s v >= a v is proved on every cell."""
-    product = Interval.point(bounds.mu) * vector - Interval.point(bounds.coupling) @ vector
-    return float((product / vector).low.min())
-
-
-def euler_product(bounds: Bounds, step: Array, vector: Array) -> Interval:
-    """T_s vector of every cell (cells, N) for steps (N,), one a player."""
-    low, high = 1.0 - Interval.point(step) * bounds.mu, 1.0 - Interval.point(step) * bounds.ell
-    own = np.maximum(low.magnitude, high.magnitude)
-    return Interval.point(own) * vector + (Interval.point(bounds.coupling) @ vector) * step
-
-
-def proved_factor(bounds: Bounds, step: Array, vector: Array) -> float:
-    """The smallest float q for which T_s v <= q v is proved on every cell."""
-    return float((euler_product(bounds, step, vector) / vector).high.max())
-
-
-def proved_metric_margin(bounds: Bounds, weights: Array) -> float:
-    """A proved lower bound of a*(w) over all cells.
-
-    Cells far above the smallest eigenvalue need no intervals: LAPACK's eigenvalues err by a few units of rounding of the norm.
-    """
-    root = np.sqrt(weights)
-    K = bounds.comparison * (root[:, None] / root[None, :])
-    symmetric = 0.5 * (K + np.swapaxes(K, -1, -2))
-    values = np.linalg.eigvalsh(symmetric)[:, 0]
-    near = np.flatnonzero(values <= values.min() + 1e-6 * np.abs(symmetric).max())[:64]
-    ratio = sqrt(Interval.point(weights)).reshape(-1, 1) / sqrt(Interval.point(weights)).reshape(1, -1)
-    proved = math.inf
-    for cell in near:
-        scaled = (Interval.point(np.diag(bounds.mu[cell])) - Interval.point(bounds.coupling[cell])) * ratio
-        proved = min(proved, eigenvalue_bounds(0.5 * (scaled + scaled.T))[0])
-    return proved
-
-
-def moved(game: SmoothGame, gradient: Interval, x: Array, step: Array) -> Array:
-    """Upper bounds (N,) of |x - Proj(x - h F(x))| blockwise."""
-    stepped = x - gradient * step
-    projected = Interval(game.project(stepped.low), game.project(stepped.high))
-    return block_norms(game, projected - x)
-
-
-def block_norms(game: SmoothGame, vector: Interval) -> Array:
-    """Upper bounds (N,) of the Euclidean norms of the blocks."""
-    squares = vector**2
-    return np.array([float(sqrt(squares[s].sum()).high) for s in game.slices])
-
-
-def regret_bounds(game: SmoothGame, gradient: Interval, x: Array, mu: Array) -> Array:
-    """Upper bounds (N,) of what each player could still gain alone: max over y of -g (y - x) - mu |y - x|^2 / 2, g = F_i(x)."""
-    low, high = (game.lower, game.upper) if game.region is None else (game.region[0], game.region[1])
-    regret = np.empty(len(game.blocks))
-    for i, own in enumerate(game.slices):
-        free = -(gradient[own] / mu[i])
-        d = Interval(
-            np.clip(free.low, low[own] - x[own], high[own] - x[own]),
-            np.clip(free.high, low[own] - x[own], high[own] - x[own]),
-        )
-        gain = -(gradient[own] * d) - 0.5 * mu[i] * d**2
-        regret[i] = float(Interval(np.maximum(gain.low, 0.0), np.maximum(gain.high, 0.0)).sum().high)
-    return regret
 
 
 # ---- claims ---------------------------------------------------------------------------------------------------------
@@ -168,7 +138,7 @@ def _small_gain_claim(region: RegionBounds, alpha: float, evidence: dict[str, An
     )  # fmt: skip
 
 
-def _metric_claims(game: SmoothGame, field: Field, region: RegionBounds, evidence: dict[str, Any]) -> list[Claim]:
+def _metric_claims(region: RegionBounds, evidence: dict[str, Any]) -> list[Claim]:
     bounds = region.bounds
     weights = best_weights(bounds.comparison)
     evidence["witness.npz"]["weights"] = weights
@@ -190,28 +160,12 @@ def _metric_claims(game: SmoothGame, field: Field, region: RegionBounds, evidenc
         value=_narrowest(evidence["bands.npz"]["bands"]), relation=">=", bound=1.0, kind="measured", check="timescale-band",
         evidence=("cells.npz", "witness.npz", "bands.npz"),
     ))  # fmt: skip
-    if bounds.known == "exact":
-        J = field.jacobian(np.zeros(game.size))
-        claims.append(_paired_claim(game, J, bounds, weights, evidence))
     return claims
 
 
 def _narrowest(bands: Array) -> float:
     with np.errstate(divide="ignore", over="ignore"):
         return float(min(1e300, (bands[:, 1] / np.maximum(bands[:, 0], 1e-300)).min()))
-
-
-def _paired_claim(game: SmoothGame, J: Array, bounds: Bounds, weights: Array, evidence: dict[str, Any]) -> Claim:
-    candidates = [weights, np.ones(len(weights))]
-    chosen = max(candidates, key=lambda w: paired_margin(J, game.slices, bounds.mu[0], w))
-    evidence["paired.npz"] = {"weights": chosen}
-    return Claim(
-        name="paired-margin",
-        statement="Contraction rate when the two couplings of a pair are taken together, |w_i J_ij + w_j J_ji^T|: skew coupling costs nothing.",
-        value=paired_margin(J, game.slices, bounds.mu[0], chosen), kind="measured", relation=">=", bound=0.0,
-        outcome="holds" if paired_margin(J, game.slices, bounds.mu[0], chosen) >= 0 else "fails",
-        check="paired-margin", evidence=("paired.npz",),
-    )  # fmt: skip
 
 
 def _step_claims(game: SmoothGame, bounds: Bounds, step: Array, evidence: dict[str, Any]) -> list[Claim]:
@@ -231,7 +185,7 @@ def _step_claims(game: SmoothGame, bounds: Bounds, step: Array, evidence: dict[s
     rate, beta = margin(bounds.comparison, weights), lipschitz(bounds, weights)
     claims = [
         Claim(
-            name="step", statement="One projected Euler step of the length used shrinks the weighted largest distance by this factor.",
+            name="step", statement="One projected Euler step of the length used (after Runge-Kutta play: of the best length) shrinks the weighted largest distance by this factor.",
             value=factor, relation="<=", bound=1.0, kind="proved", outcome="holds" if factor <= 1 else "fails", check="step",
             reason="" if factor <= 1 else "the step asked for is longer than the certified limit",
             evidence=("cells.npz", "witness.npz"),
@@ -252,11 +206,32 @@ def _step_claims(game: SmoothGame, bounds: Bounds, step: Array, evidence: dict[s
         ))  # fmt: skip
         claims.append(Claim(
             name="runge-kutta-step",
-            statement="One Runge-Kutta (RK4) step shorter than this contracts in the w-norm, also for nonlinear games, while its stages stay "
-            "in the region. The guideline 2.5 / beta is asymptotic and for linear games only.",
+            statement="One Runge-Kutta (RK4) step shorter than this contracts in the w-norm, also for nonlinear games, where the bounds hold "
+            "h max|F| beyond the region, too. The guideline 2.5 / beta is asymptotic and for linear games only.",
             value=classical.rk4, kind="measured", relation=">=", bound=0.0, check="runge-kutta-step", evidence=("cells.npz", "witness.npz"),
         ))  # fmt: skip
     return claims
+
+
+def _stages_claim(stages: Stages, evidence: dict[str, Any]) -> Claim:
+    statement = (
+        "One Runge-Kutta step of the length used shrinks the distance in the w-norm by this factor, its stages included: they stay in the "
+        "enlarged region of the evidence, on which the rate and the Lipschitz constant hold."
+    )
+    if stages.weights is None:
+        return Claim(
+            name="runge-kutta-contraction", statement=statement, value=None, kind="measured", outcome="undecided", check="nothing",
+            reason=f"{stages.reason}; of linear games steps up to 2.5 / beta are asymptotically stable, which says nothing of single steps",
+        )  # fmt: skip
+    bounds = stages.region.bounds
+    evidence["enlarged.npz"] = {
+        "low": stages.region.low, "high": stages.region.high, "mu": bounds.mu, "ell": bounds.ell, "coupling": bounds.coupling,
+        "reach": stages.reach, "weights": stages.weights, "step": np.array([stages.step]),
+    }  # fmt: skip
+    return Claim(
+        name="runge-kutta-contraction", statement=statement, value=stages.factor, relation="<=", bound=1.0, kind="measured",
+        check="runge-kutta-contraction", evidence=("enlarged.npz",),
+    )  # fmt: skip
 
 
 def _answer_claims(

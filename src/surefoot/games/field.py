@@ -63,7 +63,13 @@ class Field:
         """An enclosure of F at the float point x (d,)."""
         if self.game.jacobian is not None and self.game.offset is not None:
             return Interval.point(self.game.jacobian) @ x + self.game.offset
-        parts = self._gradient.intervals(Interval.point(x))
+        return self.gradient_box(Interval.point(x))
+
+    def gradient_box(self, box: Interval) -> Interval:
+        """An enclosure of F over a box (d,)."""
+        if self.game.jacobian is not None and self.game.offset is not None:
+            return Interval.point(self.game.jacobian) @ box + self.game.offset
+        parts = self._gradient.intervals(box)
         return Interval(np.array([p.low for p in parts]), np.array([p.high for p in parts]))
 
     def jacobian_interval(self, cells: Interval) -> Interval:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,6 +42,11 @@ def headline(reader: RunReader) -> str:
     if "local-margin" in claims:
         return f"Policies with gradient norm {claims['stationarity']['value']:.1e} and local margin {claims['local-margin']['value']:.4g}."
     gain = claims["small-gain"]
+    if gain["outcome"] != "holds" and "paired-step" in claims and claims["error"]["outcome"] == "holds":
+        return (
+            f"Certified by couplings taken in pairs: contraction at rate {claims['paired-margin']['value']:.4g}; the only equilibrium is "
+            f"within {claims['error']['value']:.1e} of the answer."
+        )
     if gain["outcome"] != "holds":
         return f"Not certified: {gain['reason']}."
     text = f"Certified: contraction at rate {gain['value']:.4g}"
@@ -67,7 +73,8 @@ def _slice(reader: RunReader) -> Figure:
     from matplotlib.patches import Ellipse, Rectangle
 
     stored, cells = reader.evidence("field.npz"), reader.evidence("cells.npz")
-    witness = reader.evidence("witness.npz")
+    by_pairs = reader.has("evidence/paired.npz") and _claims(reader)["small-gain"]["outcome"] != "holds"
+    witness = reader.evidence("paired.npz" if by_pairs else "witness.npz")
     table = read_csv(reader.answer_dir / "equilibrium.csv")
     x = np.asarray(table["value"])
     a, b = (int(k) for k in stored["axes"])
@@ -111,12 +118,15 @@ def _slice(reader: RunReader) -> Figure:
         xlim=(low[a] - margin[a], high[a] + margin[a]), ylim=(low[b] - margin[b], high[b] + margin[b]),
         xlabel=f"{table['player'][a]}", ylabel=f"{table['player'][b]}", title="Where the players go",
     )  # fmt: skip
-    axis.legend(loc="upper right", framealpha=0.92, fontsize=9)
+    axis.legend(loc="upper right", frameon=True, framealpha=0.92, edgecolor="none", fontsize=9)
+    count = len(cells["low"])
+    drawn = f" {count} certified cells as far as this plane cuts them," if count else ""
     return Figure(
-        "field", f"Directions of play (arrows, darker is faster), {len(cells['low']) or 'no'} certified cells as far as this plane cuts them, the ball of "
-        "the certified metric that play cannot leave, and the first rounds.", canvas,
+        "field",
+        f"Directions of play (arrows, darker is faster),{drawn} the ball of the certified metric that play cannot leave, and the first rounds.",
+        canvas,
         alt="A field of arrows that leads into an equilibrium inside an ellipse",
-    )  # fmt: skip
+    )
 
 
 def _errors(reader: RunReader, claims: Mapping[str, Mapping[str, Any]]) -> Figure:
@@ -160,31 +170,59 @@ def _errors(reader: RunReader, claims: Mapping[str, Mapping[str, Any]]) -> Figur
 
 
 def _bars(reader: RunReader) -> Figure:
+    """Probabilities of every action; beside them the Nash equilibria of the evidence."""
     from matplotlib.figure import Figure as Canvas
 
     table = read_csv(reader.answer_dir / "equilibrium.csv")
     players = list(dict.fromkeys(map(str, table["player"])))
-    canvas = Canvas(figsize=(6.4, 0.7 + 1.25 * len(players)), layout="constrained")
+    nash = _nash_profiles(reader)
+    canvas = Canvas(figsize=(6.4, 0.9 + 1.25 * len(players)), layout="constrained")
     axes = np.atleast_1d(canvas.subplots(len(players), 1, sharex=False))
-    for axis, player in zip(axes, players, strict=True):
+    for place, (axis, player) in enumerate(zip(axes, players, strict=True)):
         own = np.array([str(p) == player for p in table["player"]])
-        names = [str(s) for s in np.asarray(table["strategy"])[own]]
+        names = [_label(s) for s in np.asarray(table["strategy"])[own]]
         values = np.asarray(table["value"])[own]
-        axis.bar(range(len(values)), values, color=PATH, width=0.7)
-        axis.set(
-            xticks=range(len(values)),
-            xticklabels=names if max(map(len, names)) < 18 else [str(k + 1) for k in range(len(names))],
-            ylim=(0, 1),
-            ylabel=player[:18],
-        )
+        axis.bar(range(len(values)), values, color=PATH, width=0.7, label="logit" if nash else None)
+        for number, (profile, marker) in enumerate(zip(nash, "D^", strict=False)):
+            label = "Nash" if len(nash) == 1 else f"Nash {number + 1}"
+            axis.plot(
+                range(len(values)),
+                profile[place],
+                marker,
+                color=(POINT, BALL)[number],
+                ms=7,
+                mec="white",
+                label=label,
+                clip_on=False,
+                zorder=3,
+            )
+        shown = names if max(map(len, names)) < 18 else [str(k + 1) for k in range(len(names))]
+        axis.set(xticks=range(len(values)), xticklabels=shown, ylim=(0, 1.02), ylabel=player[:18])
         axis.tick_params(labelsize=8)
     axes[0].set_title("How the players mix their actions")
+    if nash:
+        canvas.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
+    marks = " Marks: Nash equilibria that the certificate proves." if nash else ""
     return Figure(
         "strategies",
-        "Probabilities of every player's actions at the equilibrium found.",
+        f"Probabilities of every player's actions at the equilibrium found.{marks}",
         canvas,
         alt="Bars of action probabilities",
     )
+
+
+def _label(strategy: Any) -> str:
+    """Names of actions as text; numbers without the point that a table's column gave them."""
+    text = str(strategy)
+    return text.removesuffix(".0") if text.removesuffix(".0").isdigit() else text
+
+
+def _nash_profiles(reader: RunReader) -> list[list[list[float]]]:
+    if not reader.has("evidence/nash.json"):
+        return []
+    content = reader.evidence("nash.json")
+    profiles = [*content["equilibria"], *content["enclosed"]]
+    return [[[float(Fraction(p)) for p in player] for player in profile] for profile in profiles]
 
 
 def _residuals(reader: RunReader) -> Figure:

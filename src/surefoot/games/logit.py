@@ -158,7 +158,7 @@ class LogitResponse(Method[FiniteGame, LogitState, Array]):
     damping: float = 0.0
     newton: bool = True
     nash: bool = True
-    block: int = 20
+    block: int = 1
     horizon: int | None = None
 
     def __post_init__(self) -> None:

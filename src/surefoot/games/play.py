@@ -21,10 +21,21 @@ from surefoot.core.certificate import Certificate
 from surefoot.core.method import Look, Method, State, Status, transient
 from surefoot.core.random import Streams
 from surefoot.games.certify import certify_play
+from surefoot.games.certify_metrics import paired_step
 from surefoot.games.field import Field
 from surefoot.games.problem import SmoothGame
 from surefoot.games.region import RegionBounds, bound_region
-from surefoot.games.small_gain import best_weights, classical_steps, euler_steps, lipschitz, margin, per_player_steps
+from surefoot.games.small_gain import (
+    best_weights,
+    classical_steps,
+    euler_steps,
+    lipschitz,
+    margin,
+    per_player_steps,
+    perron_margin,
+    published_weights,
+)
+from surefoot.games.stages import Stages, enlarge
 
 Array = np.ndarray[Any, np.dtype[Any]]
 PATH = 48
@@ -39,6 +50,8 @@ class Plan:
         region: bounds on the cells.
         step: lengths (d,), one a strategy.
         vector, factor: v and q with T v <= q v for these steps; q = 1 where nothing is certified.
+        weights: where play contracts in |x|_w^2 = sum w_i |x_i|^2 instead (paired couplings, Runge-Kutta).
+        stages: the bounds that RK4's stages need.
     """
 
     field: Field
@@ -46,6 +59,17 @@ class Plan:
     step: Array
     vector: Array
     factor: float
+    weights: Array | None = None
+    stages: Stages | None = None
+
+    def error(self, move: Array) -> float:
+        """The distance to the equilibrium that the last move of every player (N,) leaves possible."""
+        if self.factor >= 1:
+            return math.inf
+        if self.weights is not None:
+            w = self.weights
+            return math.sqrt(float((w * move**2).sum()) / float(w.min())) * self.factor / (1 - self.factor)
+        return float((move / self.vector).max() / (1 - self.factor))
 
 
 @dataclass(kw_only=True)
@@ -65,7 +89,10 @@ class ProjectedPlay(Method[SmoothGame, PlayState, Array]):
 
     Args:
         integrator: one gradient a step, or four (Runge-Kutta).
-        step: its length; None takes the certified best one (for "rk4": its best per-step contracting one).
+        step_length: None takes the certified best one (for "rk4": its best per-step contracting one).
+        compat: "paper" takes weights from the published grid (two players; none is published for more, who keep the Perron weights)
+            and the published lengths: alpha / beta^2 for Euler steps, the asymptotic guideline 2.5 / beta for RK4. What is certified
+            about them is the same.
         rates: one length for all players, or 2 / (mu_i + ell_i) for each.
         tolerance: stop once the certified error (without a certificate: the last move) is below it.
         cells, share: budget and target of the subdivision (see `bound_region`).
@@ -79,6 +106,7 @@ class ProjectedPlay(Method[SmoothGame, PlayState, Array]):
     cells: int = 512
     share: float = 0.5
     block: int = 100
+    compat: Literal["", "paper"] = ""
     horizon: int | None = None
 
     def __post_init__(self) -> None:
@@ -92,7 +120,7 @@ class ProjectedPlay(Method[SmoothGame, PlayState, Array]):
             raise ValueError("expected cells >= 1, 0 <= share < 1 and block >= 1")
 
     def init(self, problem: SmoothGame, start: Array | None, streams: Streams) -> PlayState:
-        """Start within the strategy sets: given, or the middle of the region."""
+        """Start within the strategy sets: given, or off the middle of the region."""
         x = _start(problem) if start is None else np.array(start, dtype=np.float64)
         if x.shape != (problem.size,) or not np.isfinite(x).all():
             raise ValueError(f"the start has shape {x.shape}; expected {problem.size} finite numbers")
@@ -105,16 +133,31 @@ class ProjectedPlay(Method[SmoothGame, PlayState, Array]):
         field = Field(problem)
         region = bound_region(problem, cells=self.cells, share=self.share, field=field)
         ones = np.ones(problem.size)
+        if not region.certified and self.integrator == "euler" and (paired := paired_step(problem, region.bounds)):
+            weights, step, factor = paired
+            if self.step_length is not None:
+                step, factor = self.step_length, 1.0 if self.step_length > 2 * step else factor
+            return Plan(field, region, ones * step, region.vector, factor, weights)
         if not region.certified:
             # nothing is certified; a step that would be safe if the bounds at one place held everywhere
             reach = float((region.bounds.ell + region.bounds.coupling.sum(axis=-1)).max())
             return Plan(field, region, ones * (self.step_length or 0.5 / max(reach, 1e-12)), region.vector, 1.0)
+        if self.compat == "paper" and self.step_length is None:
+            two = len(problem.blocks) == 2
+            weights = (
+                published_weights(region.bounds, self.integrator) if two else best_weights(region.bounds.comparison)
+            )
+            steps = classical_steps(margin(region.bounds.comparison, weights), lipschitz(region.bounds, weights))
+            length = steps.euler_best if self.integrator == "euler" else steps.rk4_guideline
+            if self.integrator == "rk4":
+                guideline = Stages(
+                    length, 1.0, None, 0 * ones, region, "the step is the published guideline 2.5 / beta"
+                )
+                return Plan(field, region, ones * length, region.vector, 1.0, stages=guideline)
+            return Plan(field, region, ones * length, *contraction(region, np.full(len(problem.blocks), length)))
         if self.integrator == "rk4":
-            weights = best_weights(region.bounds.comparison)
-            alpha = margin(region.bounds.comparison, weights)
-            steps = classical_steps(alpha, lipschitz(region.bounds, weights))
-            chosen = self.step_length or steps.rk4_best
-            return Plan(field, region, ones * chosen, region.vector, 1 - chosen * region.alpha)
+            stages = enlarge(problem, field, region, self.step_length, cells=self.cells, share=self.share)
+            return Plan(field, region, ones * stages.step, region.vector, stages.factor, stages.weights, stages)
         if self.rates == "per-player":
             each, _ = per_player_steps(region.bounds)
             step = np.repeat(each, problem.blocks)
@@ -136,7 +179,7 @@ class ProjectedPlay(Method[SmoothGame, PlayState, Array]):
             moved = self._round(problem, plan, state.x)
             move = np.sqrt(np.add.reduceat((moved - state.x) ** 2, [s.start for s in problem.slices]))
             state.residual = float(move.max())
-            state.error = float((move / plan.vector).max() / (1 - plan.factor)) if plan.factor < 1 else math.inf
+            state.error = plan.error(move)
             state.x = moved
             if len(state.path) < PATH:
                 state.path.append(moved.copy())
@@ -178,16 +221,16 @@ class ProjectedPlay(Method[SmoothGame, PlayState, Array]):
     def certify(self, problem: SmoothGame, state: PlayState) -> Certificate:
         """Claims about the region, the step, and this answer."""
         plan = state.plan or self.plan(problem)
-        euler = self.integrator == "euler"
-        return certify_play(
-            problem, plan.field, plan.region, state.x, plan.step, np.stack(state.path) if euler else None
-        )
+        if self.integrator == "euler":
+            return certify_play(problem, plan.field, plan.region, state.x, plan.step, np.stack(state.path))
+        # after Runge-Kutta play the error follows from the best projected Euler step
+        length = euler_steps(plan.region.bounds).best if plan.region.certified else float(plan.step[0])
+        step = np.full(problem.size, length)
+        return certify_play(problem, plan.field, plan.region, state.x, step, None, plan.stages)
 
 
 def contraction(region: RegionBounds, steps: Array) -> tuple[Array, float]:
     """v and q with T_s v <= q v, each player with its own step; q = 1 where it does not contract."""
-    from surefoot.games.small_gain import perron_margin
-
     bounds = region.bounds
     own = np.maximum(np.abs(1 - steps * bounds.mu), np.abs(1 - steps * bounds.ell))
     T = own[..., None] * np.eye(len(steps)) + steps[:, None] * bounds.coupling
@@ -196,5 +239,8 @@ def contraction(region: RegionBounds, steps: Array) -> tuple[Array, float]:
 
 
 def _start(problem: SmoothGame) -> Array:
-    middle = 0.5 * (problem.region[0] + problem.region[1]) if problem.region is not None else np.zeros(problem.size)
-    return problem.project(middle)
+    """Within the region, off its middle: where an equilibrium is in the middle, it is to be found."""
+    if problem.region is None:
+        return problem.project(np.zeros(problem.size))
+    low, high = problem.region
+    return problem.project(low + 0.75 * (high - low))

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from surefoot.games.expressions import Expression, Operand, Program, lift, variables
+from surefoot.games.strategy_sets import bounding_box, one_set_a_player, project
+from surefoot.numerics.sets import Set
 from surefoot.records.fingerprint import fingerprint
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -21,7 +23,7 @@ Formula = Callable[[list[Expression]], Operand]
 
 @dataclass(frozen=True, eq=False)
 class SmoothGame:
-    """N players with strategies x = (x_1 ... x_N) in a product of boxes; player i minimises f_i(x) over its block.
+    """N players with strategies x = (x_1 ... x_N) in a product of sets, boxes unless `sets` says otherwise; player i minimises f_i(x) over its block.
 
     Exactly one of `costs`, `pseudo_gradient` and `jacobian` (with `offset`) says what is minimised. Use the builders
     `game_from_costs`, `game_from_pseudo_gradient` and `quadratic_game`.
@@ -29,6 +31,7 @@ class SmoothGame:
     Args:
         blocks: size of each player's block; they sum to d.
         lower, upper: ends (d,) of the strategy boxes X_i, infinite where a strategy is free.
+        sets: instead of them, one set X_i a player from `surefoot.numerics.sets`: FreeSpace, Box, Ball, Simplex.
         region: ends (2, d) of the box on which the certificate shall hold; None for quadratic games (everywhere).
         costs: f_i, as formulas of all d strategies.
         pseudo_gradient: F, one formula a strategy.
@@ -48,6 +51,7 @@ class SmoothGame:
     names: tuple[str, ...] = ()
     title: str = ""
     reference: Array | None = None
+    sets: Sequence[Set] = ()
 
     def __post_init__(self) -> None:
         d, players = self.size, len(self.blocks)
@@ -56,6 +60,12 @@ class SmoothGame:
         given = [bool(self.costs), bool(self.pseudo_gradient), self.jacobian is not None]
         if sum(given) != 1:
             raise ValueError("give exactly one of costs, pseudo_gradient, or jacobian with offset")
+        if not isinstance(self.sets, Sequence) or self.sets:
+            if np.isfinite([self.lower, self.upper]).any():
+                raise ValueError("give either sets or lower and upper ends, not both")
+            object.__setattr__(self, "sets", one_set_a_player(self.sets, self.blocks))
+            for name, ends in zip(("lower", "upper"), bounding_box(self.sets, self.blocks), strict=True):
+                object.__setattr__(self, name, ends)
         for name in ("lower", "upper"):
             ends = np.asarray(getattr(self, name), dtype=np.float64)
             if ends.shape != (d,) or np.isnan(ends).any():
@@ -128,12 +138,14 @@ class SmoothGame:
 
     def project(self, x: Array) -> Array:
         """The nearest strategies within the sets."""
-        return np.clip(x, self.lower, self.upper)
+        return project(self.sets, self.blocks, x) if self.sets else np.clip(x, self.lower, self.upper)
 
     def fingerprint(self) -> str:
         """Hash of formulas or matrices, sets and region."""
         keys = [e.key for e in (*self.costs, *self.pseudo_gradient)]
-        return fingerprint("smooth", self.blocks, self.lower, self.upper, self.region, keys, self.jacobian, self.offset)
+        return fingerprint(
+            "smooth", self.blocks, self.lower, self.upper, self.region, keys, self.jacobian, self.offset, self.sets
+        )
 
 
 def game_from_costs(
@@ -146,7 +158,7 @@ def game_from_costs(
         blocks: sizes of the players' blocks.
         costs: x -> f_i(x), x a list of all d strategies; write them with the functions of `surefoot.games.expressions`.
         region: (low, high), numbers or arrays (d,); default: the strategy sets.
-        lower, upper: ends of the strategy sets.
+        lower, upper: ends of the strategy sets; or sets=[...], one a player.
         maximise: the formulas are payoffs.
     """
     formulas = [lift(cost(variables(int(sum(blocks))))) for cost in costs]

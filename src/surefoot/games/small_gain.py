@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy.optimize import brentq, minimize
@@ -136,21 +136,6 @@ def best_weights(K: Array) -> Array:
         candidates.append(found.x)
     z = max(candidates, key=lambda c: margin(K, np.exp(c)))
     return np.exp(z - z.min())
-
-
-def paired_margin(jacobian: Array, blocks: list[slice], mu: Array, weights: Array) -> float:
-    """Contraction rate in the w-norm for one J when the two couplings of a pair are taken together.
-
-    C_ij = -|w_i J_ij + w_j J_ji^T|_2 instead of -(w_i L_ij + w_j L_ji): skew coupling (zero-sum games) then costs nothing.
-    """
-    n = len(blocks)
-    C = np.diag(weights * mu)
-    for i in range(n):
-        for j in range(i):
-            pair = weights[i] * jacobian[blocks[i], blocks[j]] + weights[j] * jacobian[blocks[j], blocks[i]].T
-            C[i, j] = C[j, i] = -0.5 * np.linalg.norm(pair, 2)
-    root = np.sqrt(weights)
-    return float(np.linalg.eigvalsh(C / np.outer(root, root)).min())
 
 
 # ---- steps --------------------------------------------------------------------------------------------------------
@@ -295,6 +280,23 @@ def classical_steps(alpha: float, beta: float) -> ClassicalSteps:
         2 * best, best, math.sqrt(max(0.0, 1 - ratio**2)), RK4_RADIUS / beta, linear / beta, 2 * best, best,
         math.sqrt(1 - alpha * best / 6),
     )  # fmt: skip
+
+
+def published_weights(bounds: Bounds, objective: Literal["euler", "rk4"] = "euler") -> Array:
+    """Two players' weights as the paper's code takes them: the ratio w_2 / w_1 on a grid of 161 points in [0.1, 1e4] with the largest
+    alpha / beta^2 (Euler) or alpha / beta (RK4).
+
+    Raises:
+        ValueError: more than two players, for whom nothing is published.
+    """
+    if bounds.mu.shape[1] != 2:
+        raise ValueError(
+            f"the published grid of weights is for two players; this game has {bounds.mu.shape[1]} (leave compat unset)"
+        )
+    candidates = [np.array([1.0, ratio]) for ratio in np.logspace(-1, 4, 161)]
+    power = 2 if objective == "euler" else 1
+    best = max(candidates, key=lambda w: margin(bounds.comparison, w) / lipschitz(bounds, w) ** power)
+    return best / best.min()
 
 
 # ---- bands of weights ---------------------------------------------------------------------------------------------

@@ -29,7 +29,8 @@ class Jet:
     hessian: Interval | None
 
     def __add__(self, other: Jet) -> Jet:
-        return Jet(self.value + other.value, self.gradient + other.gradient, _sum(self.hessian, other.hessian))
+        hessian = None if self.hessian is None or other.hessian is None else self.hessian + other.hessian
+        return Jet(self.value + other.value, self.gradient + other.gradient, hessian)
 
     def __neg__(self) -> Jet:
         return Jet(-self.value, -self.gradient, None if self.hessian is None else -self.hessian)
@@ -110,40 +111,35 @@ def _shares(a: list[Jet], which: int | None) -> Jet:
     stacked = Interval(np.stack([t.value.low for t in a], axis=-1), np.stack([t.value.high for t in a], axis=-1))
     shares = intervals.softmax(stacked)
     s = [shares[:, i] for i in range(len(a))]
-    zero = 0.0 * a[0].value
     if which is None:
         shift = stacked.high.max(axis=-1)
         value = intervals.log(intervals.exp(stacked - Interval.point(shift[:, None])).sum(axis=-1)) + shift
         first = s
-        second = [[s[i] * ((1.0 if i == j else 0.0) - s[j]) for j in range(len(a))] for i in range(len(a))]
     else:
-        value, k = s[which], which
-        first = [s[k] * ((1.0 if i == k else 0.0) - s[i]) for i in range(len(a))]
-        second = [
-            [
-                s[k] * (((i == k) - s[i]) * ((j == k) - s[j]) - s[i] * ((1.0 if i == j else 0.0) - s[j]))
-                for j in range(len(a))
-            ]
-            for i in range(len(a))
-        ]
+        value = s[which]
+        first = [value * ((1.0 if i == which else 0.0) - s[i]) for i in range(len(a))]
+    gradient = 0.0 * a[0].gradient
+    for slope, t in zip(first, a, strict=True):
+        gradient = gradient + t.gradient * _column(slope)
     if a[0].hessian is None:
-        gradient = 0.0 * a[0].gradient
-        for slope, t in zip(first, a, strict=True):
-            gradient = gradient + t.gradient * _column(slope)
         return Jet(value, gradient, None)
-    result = Jet(value, 0.0 * a[0].gradient, 0.0 * a[0].hessian)
+    hessian = 0.0 * a[0].hessian
+    zero = 0.0 * a[0].value
     for i, t in enumerate(a):
-        part = t.through(zero, first[i], zero)
-        hessian = _sum(result.hessian, part.hessian)
-        assert hessian is not None
+        bent = t.through(zero, first[i], zero).hessian
+        assert bent is not None
+        hessian = hessian + bent
         for j, u in enumerate(a):
-            hessian = hessian + _outer(t.gradient, u.gradient) * _square(second[i][j])
-        result = Jet(value, result.gradient + part.gradient, hessian)
-    return result
+            hessian = hessian + _outer(t.gradient, u.gradient) * _square(_second(s, i, j, which))
+    return Jet(value, gradient, hessian)
 
 
-def _sum(a: Interval | None, b: Interval | None) -> Interval | None:
-    return None if a is None or b is None else a + b
+def _second(s: list[Interval], i: int, j: int, which: int | None) -> Interval:
+    """Second derivative of log-sum-exp, or of the share `which`, with respect to the terms i and j."""
+    if which is None:
+        return s[i] * ((1.0 if i == j else 0.0) - s[j])
+    k = which
+    return s[k] * (((i == k) - s[i]) * ((j == k) - s[j]) - s[i] * ((1.0 if i == j else 0.0) - s[j]))
 
 
 def _column(x: Interval) -> Interval:
