@@ -39,7 +39,7 @@ class _PrivateLinear(BaseEstimator):
     def _fit(self, X: Array, y: Array, loss: Loss) -> None:
         """Search, certify, keep what was released."""
         problem = linear_risk(
-            torch.from_numpy(np.ascontiguousarray(X, dtype=np.float64)), torch.from_numpy(y.astype(np.float64)), loss,
+            torch.from_numpy(np.array(X, dtype=np.float64)), torch.from_numpy(y.astype(np.float64)), loss,
             bound=self.feature_bound, intercept=self.fit_intercept, penalty=Penalty(self.penalty, self.penalty_weight),
         )  # fmt: skip
         delta = 0.1 / problem.size if self.delta is None else self.delta
