@@ -172,7 +172,7 @@ def times(bench: Bench, folder: Path) -> None:
             )
     bench.table(
         "Time an image", rows,
-        says=f"CPU seconds on one thread, {count} images, 1,000 + 10,000 noisy copies of each in batches of 250; ratio: to the raw noise and forward passes.",
+        says=f"CPU seconds on one thread, {count} images, 1,000 + 10,000 noisy copies of each in batches of 250; ratio: to the raw noise and forward passes, which like ours keep freed memory.",
     )  # fmt: skip
 
 

@@ -15,8 +15,11 @@ import torch
 from network import plain_network
 
 from harness import serve
+from surefoot.numerics.memory import keep_freed_memory
 
 torch.set_num_threads(1)
+if not keep_freed_memory():  # as our side does: the limit is without page faults
+    sys.stderr.write("this allocator cannot be told to keep freed memory\n")
 
 
 def handle(request: dict[str, Any]) -> dict[str, Any]:
