@@ -154,7 +154,7 @@ def times(bench: Bench, folder: Path) -> None:
     network, images, labels = found
     name = "MNIST" if images.shape[-1] == 28 else "packaged digits"
     file = to_file(folder, "times", network, images, labels)
-    count = 2
+    count = 2 if bench.quick else 8
     base = {"file": file, "sigma": 0.5, "alpha": ALPHA, "rows": 250, "count": count, "first": FIRST, "draws": 10_000}
     rows: list[dict[str, Any]] = []
     cases = (
