@@ -356,8 +356,8 @@ def fidelity(problem: Suspect, delta: Tensor, planted: Planted) -> Fidelity:
     """Compare a perturbation (C, H, W) with the planted trigger."""
     rows = problem.rows_against(problem.heldout, planted.target)
     images = problem.images[torch.from_numpy(rows)]
-    mask, change = planted.trigger.mask(problem.classifier.shape).to(delta), planted.change(images).double()  # pyright: ignore[reportArgumentType]
-    d = delta.double()
+    mask = planted.trigger.mask(problem.classifier.shape)  # pyright: ignore[reportArgumentType]
+    d, change = delta.double().cpu(), planted.change(images).double().cpu()
     size = d.abs().flatten()
     largest = size >= size.topk(int(mask.sum())).values[-1]  # ties included
     inside = mask.flatten() > 0

@@ -90,6 +90,7 @@ def load(options: Options, inputs: Inputs) -> Any:
     """A model (recipe, exported program or network file) and clean images; or the sample with a planted trigger."""
     import dataclasses
 
+    scan(options)  # bad options are refused before anything is read or trained
     problem = _given(options, inputs) if inputs.has("model") else _sample(options, inputs)
     if options.denoiser == "small" and problem.denoiser is None:
         import numpy as np
