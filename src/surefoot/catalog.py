@@ -24,6 +24,9 @@ BUILT_IN: Mapping[str, str] = {
     "acceleration": "surefoot.descent.card:CARD",
     "backdoor-inversion": "surefoot.robustness.inversion_card:CARD",
     "colide": "surefoot.causal.card:CARD",
+    "dadao": "surefoot.decentralized.card:CARD",
+    "diff2": "surefoot.privacy.diff2_card:CARD",
+    "private-stationary": "surefoot.privacy.stationary_card:CARD",
     "small-gain-nash": "surefoot.games.card:CARD",
     "randomized-smoothing": "surefoot.robustness.smoothing_card:CARD",
 }

@@ -1,0 +1,243 @@
+"""The constants of the dynamics, and the rate that their Lyapunov function certifies.
+
+Centre all variables at their optima, let M = L - nu, m = mu - nu, D_i the Bregman distance of f_i - nu/2 |.|^2, and
+
+    Phi = |xt|^2 + b sum D_i + at |yt|^2 + bt |y|^2 + c |y + z|^2 + ct zt' Lambda^+ zt,
+    b = 2 gammat / eta,  at = gammat / (theta nu),  c = gammat / (alpha nu),  ct = gammat / (nu betat).
+
+Then E Phi(t) <= exp(-rho t) Phi(0) whenever alphat >= rho, etat >= rho, alpha > rho, eta >= rho, betat <= beta (1 - beta) /
+(alpha chi2), and for some k > 0, with r = alpha chi1 / betat,
+
+    (a) (1 + k) r alphat <= 2 alpha - rho
+    (b) bt (alpha - rho) >= (1 + 1/k) ct alphat chi1
+    (c) w = 2 etat / (A m) <= 1,  A = b (eta - rho) + b eta,  G = (1 - w) A / (2 M)
+    (d) [[q - G, h], [h, b M gamma^2 / 2 + gammat^2 - 2 at delta + at delta^2 + q]] is negative semidefinite,
+        q = bt alpha + rho at,  h = at delta - q - b gamma / 2.
+
+The proof is written out in the documentation of the card. `delta` is the whole jump of yt at a gradient (the paper's
+delta + delta tilde).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+
+import numpy as np
+from scipy.optimize import minimize
+
+PAPER_PRODUCT = 0.5
+"""chi1 chi2 that the published constants are made for."""
+
+
+@dataclass(frozen=True)
+class Constants:
+    """The published letters; `_twin` is the tilde.
+
+    Args:
+        nu: curvature moved from the losses into the coupling, in (0, mu).
+        eta, eta_twin: pulls between x and its twin.
+        alpha, alpha_twin: pulls between z and its twin; alpha also pulls y to its twin.
+        theta: pull of yt to -(z + nu xt).
+        beta, beta_twin: shares of a difference that an exchange moves in z and in its twin.
+        gamma, gamma_twin, delta: jumps of x, its twin and yt at a gradient.
+    """
+
+    nu: float
+    eta: float
+    eta_twin: float
+    alpha: float
+    alpha_twin: float
+    theta: float
+    beta: float
+    beta_twin: float
+    gamma: float
+    gamma_twin: float
+    delta: float
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"the constant {name} is {value}; expected a finite number > 0")
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A certified rate rho with the k of condition (b) and the weight bt of |y|^2."""
+
+    rho: float
+    k: float
+    y_weight: float
+
+
+def require_curvature(mu: float, smoothness: float) -> None:
+    """Refuse curvatures that no strongly convex, smooth function has.
+
+    Raises:
+        ValueError: not finite, mu <= 0, or mu > L.
+    """
+    if not (math.isfinite(mu) and math.isfinite(smoothness)):
+        raise ValueError(f"strong convexity {mu} and smoothness {smoothness} must be finite")
+    if mu <= 0:
+        raise ValueError(
+            f"the strong convexity is {mu}; the method needs a strongly convex loss at every node: add a ridge term"
+        )
+    if mu > smoothness:
+        raise ValueError(f"the strong convexity {mu} exceeds the smoothness {smoothness}; one of them is wrong")
+
+
+def paper_constants(mu: float, smoothness: float, chi1: float) -> Constants:
+    """The published constants, for nu = mu / 2 and rates with chi1 chi2 <= 1/2.
+
+    Args:
+        chi1: of the matrix of *rates*, not of edge probabilities.
+
+    Raises:
+        ValueError: see `require_curvature`.
+    """
+    require_curvature(mu, smoothness)
+    nu = mu / 2
+    s = math.sqrt(nu / smoothness)
+    return Constants(
+        nu=nu, eta=s / 8, eta_twin=s / 8, alpha=s / 4, alpha_twin=s / 8, theta=1 / (2 * s), beta=0.5,
+        beta_twin=2 * chi1 / s if chi1 else 1.0, gamma=1 / (4 * smoothness), gamma_twin=1 / (4 * math.sqrt(smoothness * nu)),
+        delta=1 + s / 4,
+    )  # fmt: skip
+
+
+def certified_constants(mu: float, smoothness: float, chi1: float, chi2: float) -> Constants:
+    """Constants with (nearly) the largest certified rate for rates with this chi1 and chi2, found by search.
+
+    beta = 1/2, beta_twin = 1 / (4 alpha chi2), alpha_twin = eta_twin = rho; the other seven and rho by Nelder and Mead on a
+    problem without units (L = 1). What the search finds is only a proposal: `certified_rate` and the checkers decide.
+
+    Raises:
+        ValueError: see `require_curvature`.
+    """
+    require_curvature(mu, smoothness)
+    # One node has nothing to exchange; any small product leaves the gradient part alone.
+    product = max(chi1 * chi2, 1e-6)
+    kappa = max(smoothness / mu, 1 + 1e-9)
+    point, rho = _search(float(f"{math.log(kappa):.6g}"), float(f"{math.log(product * (1 + 1e-6)):.6g}"))
+    unit, _ = _letters(point, 1 / kappa)
+    nu, alpha, eta, theta, gamma, gamma_twin, delta = unit
+    rho *= 1 - 1e-6
+    return Constants(
+        nu=nu * smoothness, eta=eta, eta_twin=rho, alpha=alpha, alpha_twin=rho, theta=theta, beta=0.5,
+        beta_twin=1 / (4 * alpha * chi2) * (1 - 1e-9) if chi2 else 1.0, gamma=gamma / smoothness,
+        gamma_twin=gamma_twin / smoothness, delta=delta,
+    )  # fmt: skip
+
+
+def certified_rate(constants: Constants, mu: float, smoothness: float, chi1: float, chi2: float) -> Rate | None:
+    """The largest rho for which (a)-(d) hold, by bisection; None where they hold for none."""
+    ceiling = min(constants.alpha, constants.eta, constants.alpha_twin, constants.eta_twin)
+    found = None
+    low, high = 0.0, ceiling
+    for place in range(60):
+        middle = ceiling * (1 - 1e-12) if place == 0 else 0.5 * (low + high)
+        rate = conditions(constants, middle, mu, smoothness, chi1, chi2)
+        if rate is not None:
+            found, low = rate, middle
+        else:
+            high = middle
+        if high - low <= 1e-14 * ceiling:
+            break
+    return found
+
+
+def conditions(c: Constants, rho: float, mu: float, smoothness: float, chi1: float, chi2: float) -> Rate | None:
+    """The rate rho with its k and bt, if the conditions (a)-(d) hold; None otherwise."""
+    m, M = mu - c.nu, smoothness - c.nu
+    if m <= 0 or M <= 0 or c.alpha <= rho or c.eta < rho or c.alpha_twin < rho or c.eta_twin < rho:
+        return None
+    if chi2 and c.beta_twin * c.alpha * chi2 > c.beta * (1 - c.beta):
+        return None
+    if chi1:
+        room = (2 * c.alpha - rho) * c.beta_twin / (c.alpha * chi1 * c.alpha_twin)  # (a): 1 + k <= room
+        if room <= 1:
+            return None
+        k = room - 1
+        y_weight = (1 + 1 / k) * c.gamma_twin / (c.nu * c.beta_twin) * c.alpha_twin * chi1 / (c.alpha - rho)  # (b)
+    else:
+        k, y_weight = math.inf, 0.0
+    b = 2 * c.gamma_twin / c.eta
+    A = b * (2 * c.eta - rho)
+    share = 2 * c.eta_twin / (A * m)  # (c)
+    if share > 1:
+        return None
+    at = c.gamma_twin / (c.theta * c.nu)
+    q = y_weight * c.alpha + rho * at
+    first = q - (1 - share) * A / (2 * M)
+    last = b * M * c.gamma**2 / 2 + c.gamma_twin**2 - 2 * at * c.delta + at * c.delta**2 + q
+    cross = at * c.delta - q - b * c.gamma / 2
+    if first > 0 or last > 0 or first * last < cross * cross:  # (d)
+        return None
+    return Rate(rho, k, y_weight)
+
+
+# ---- the search -------------------------------------------------------------------------------------------------
+
+START = (0.3, math.log(0.42), math.log(0.68), math.log(1.28), math.log(0.42), math.log(0.69), math.log(0.465))
+"""logit of nu / mu, then logarithms of alpha, eta, theta, gamma, gamma_twin (in their natural units) and delta."""
+
+
+def _letters(point: tuple[float, ...], mu: float) -> tuple[tuple[float, ...], float]:
+    root = math.sqrt(mu)
+    alpha, eta, theta, gamma, gamma_twin, delta = (math.exp(min(max(v, -30.0), 30.0)) for v in point[1:])
+    nu = mu / (1 + math.exp(-min(max(point[0], -30.0), 30.0)))
+    return (nu, alpha * root, eta * root, theta / root, gamma, gamma_twin / root, delta), root
+
+
+def _best_rho(point: tuple[float, ...], mu: float, product: float) -> float:
+    """The largest rho / sqrt(mu) at L = 1 with alpha_twin = eta_twin = rho and chi1 = product, chi2 = 1."""
+    (nu, alpha, eta, theta, gamma, gamma_twin, delta), root = _letters(point, mu)
+    m, M = mu - nu, 1 - nu
+    b, at = 2 * gamma_twin / eta, gamma_twin / (theta * nu)
+    fixed = b * M * gamma * gamma / 2 + gamma_twin * gamma_twin - 2 * at * delta + at * delta * delta
+    low, high = 0.0, min(alpha, eta)
+    for _ in range(45):
+        rho = 0.5 * (low + high)
+        k = (2 * alpha - rho) / (4 * alpha * alpha * rho * product) - 1
+        A = b * (2 * eta - rho)
+        share = 2 * rho / (A * m)
+        if k > 0 and share <= 1:
+            q = (1 + 1 / k) * 4 * gamma_twin * alpha * alpha * rho * product / (nu * (alpha - rho)) + rho * at
+            first, last, cross = q - (1 - share) * A / (2 * M), fixed + q, at * delta - q - b * gamma / 2
+            if first <= 0 and last <= 0 and first * last >= cross * cross:
+                low = rho
+                continue
+        high = rho
+    return low / root
+
+
+@lru_cache(maxsize=256)
+def _search(log_kappa: float, log_product: float) -> tuple[tuple[float, ...], float]:
+    """A point and its rho at L = 1. Large condition numbers and extreme products are reached by continuation."""
+    path = max(1, math.ceil(max(abs(log_kappa - 4.6) / 5, abs(log_product - math.log(0.5)) / 3)))
+    point = np.array(START)
+    rho = 0.0
+    for stage in range(path + 1):
+        part = stage / path
+        mu = math.exp(-(4.6 + part * (log_kappa - 4.6)))
+        product = math.exp(math.log(0.5) + part * (log_product - math.log(0.5)))
+        if stage:  # alpha falls about as product^-0.4
+            point[1] -= 0.4 * (log_product - math.log(0.5)) / path
+        point, rho = _climb(point, mu, product)
+    return tuple(map(float, point)), rho
+
+
+def _climb(point: np.ndarray, mu: float, product: float) -> tuple[np.ndarray, float]:
+    origin = point.copy()
+
+    def cost(v: np.ndarray) -> float:
+        # the maximum is a flat ridge: the second term keeps the constants near their natural size
+        return -_best_rho(tuple(v), mu, product) + 1e-7 * float((v - origin) @ (v - origin))
+
+    for tries in range(8):
+        width = 0.25 * 0.6**tries * (-1) ** tries
+        simplex = np.vstack([point, point + width * np.eye(7)])
+        options = {"maxfev": 600, "xatol": 1e-7, "fatol": 1e-10, "initial_simplex": simplex}
+        point = minimize(cost, point, method="Nelder-Mead", options=options).x
+    return point, _best_rho(tuple(point), mu, product) * math.sqrt(mu)

@@ -1,0 +1,223 @@
+"""DADAO as a method: gradients and exchanges at the jumps of independent Poisson clocks, exact motion in between.
+
+References:
+    Nabli, Oyallon, "DADAO: Decoupled Accelerated Decentralized Asynchronous Optimization", ICML 2023.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import astuple, dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from surefoot.core.certificate import Certificate
+from surefoot.core.method import Look, Method, State, Status, transient
+from surefoot.core.problem import Consensus
+from surefoot.core.random import Streams
+from surefoot.decentralized import kernel, levels, reference
+from surefoot.decentralized.constants import Constants, certified_constants, certified_rate, paper_constants
+from surefoot.decentralized.events import Clocks
+from surefoot.decentralized.flow import require_no_resonance
+from surefoot.decentralized.graphs import given_rates, plain_graph, scaled_to, slowness, uniform_rates
+from surefoot.decentralized.problem import Network, network, require_finite_start
+from surefoot.decentralized.rates import RateDesign, optimal_rates
+from surefoot.decentralized.solution import Agreement
+
+log = logging.getLogger(__name__)
+Array = np.ndarray[Any, np.dtype[np.float64]]
+Engine = Literal["auto", "warp", "numpy", "reference"]
+WhichRates = Literal["optimal", "uniform", "graph"]
+
+
+@dataclass(kw_only=True)
+class GossipState(State):
+    """Where a run stands. `k` counts events."""
+
+    values: Array  # (n, 6, d), every node at its own clock
+    clocks: Array  # (n,)
+    start: Array  # (n, d)
+    rates: Array  # (E,)
+    constants: Array  # (11,) in the order of `Constants`
+    engine: str
+    time: float = 0.0
+    distance: float = math.inf  # |mean gradient at the mean| / mu at the last look
+    gap: float = math.inf  # largest distance of a node from the mean then
+    design: dict[str, Array] = field(default_factory=dict)  # multipliers of the rates' lower bound
+    net: Network | None = transient()  # noqa: RUF009 (it is dataclasses.field)
+    compiled: Any = transient()  # noqa: RUF009 (it is dataclasses.field)
+
+    @property
+    def letters(self) -> Constants:
+        return Constants(*map(float, self.constants))
+
+
+@dataclass(frozen=True)
+class EventGossip(Method[Consensus, GossipState, Agreement]):
+    """Simulate the asynchronous method event by event until the answer is proved to be within `tolerance`.
+
+    Args:
+        tolerance: stop once max_i |x_i - xbar| + |mean gradient at xbar| / mu <= tolerance; 0 never stops.
+        constants: "certified" (largest certified rate), "paper", or a `Constants` of your own.
+        product: chi1 chi2 of the rates, the knob between exchanges and gradients: the total rate is proportional to
+            product^-1/2, so that 8 exchanges four times less often than the published 1/2, and contracts more slowly.
+        rates: "optimal" (least total rate), "uniform", or "graph" (as the edges of the graph carry them).
+        engine: "warp" (compiled, extra `kernels`), "numpy" (batches), "reference" (one by one); "auto" takes the first
+            that can run this problem. A resumed run keeps its engine.
+        check_every: units of time between looks at the stopping rule; each costs a gradient a node, counted as `look`.
+        design_tolerance: relative gap of optimal rates.
+        compat: "paper" sets constants, product and rates as published.
+        block: events a step.
+    """
+
+    tolerance: float = 1e-8
+    constants: Literal["certified", "paper"] | Constants = "certified"
+    product: float = 0.5
+    rates: WhichRates = "optimal"
+    engine: Engine = "auto"
+    check_every: float = 4.0
+    design_tolerance: float = 1e-4
+    compat: Literal["", "paper"] = ""
+    block: int = 1024
+    horizon: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("product", "check_every", "design_tolerance"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a finite number > 0")
+        if not self.tolerance >= 0:
+            raise ValueError(f"tolerance is {self.tolerance}; expected a number >= 0")
+        for name, kinds in (("engine", Engine), ("rates", WhichRates)):
+            if getattr(self, name) not in get_args(kinds):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(get_args(kinds))}")
+        if self.block < 1:
+            raise ValueError(f"block is {self.block}; expected at least one event")
+
+    # ---- the five verbs ---------------------------------------------------------------------------------------
+
+    def init(self, problem: Consensus, start: Agreement | Array | None, streams: Streams) -> GossipState:
+        net = network(problem)
+        points = start.points if isinstance(start, Agreement) else np.zeros(net.dim) if start is None else start
+        points = require_finite_start(np.asarray(points), net.nodes, net.dim)
+        design = self._rates(problem, net)
+        rates = design.rates if isinstance(design, RateDesign) else design
+        letters = self._constants(net, rates)
+        values = reference.start_values(points)
+        proof = {}
+        if isinstance(design, RateDesign):
+            proof = {"modes": design.modes, "potentials": design.potentials, "weights": design.weights}
+        state = GossipState(
+            streams=streams, values=values, clocks=np.zeros(net.nodes), start=points, rates=rates,
+            constants=np.array(astuple(letters)), engine=self._engine(net), net=net, design=proof,
+        )  # fmt: skip
+        log.info("events run in the engine %r", state.engine)
+        return state
+
+    def step(self, problem: Consensus, state: GossipState) -> GossipState:
+        net = self._network(problem, state)
+        clocks = Clocks(state.streams, net.nodes, state.rates)
+        every = max(1, math.ceil(self.check_every * (net.nodes + state.rates.sum())))
+        room = state.room(self.block)
+        while room > 0:
+            take = min(room, every - state.k % every)
+            events = clocks.draw(state.k, take, state.time)
+            self._advance(net, state, events)
+            local = int((events.what < net.nodes).sum())
+            state.count(gradient=local, exchange=take - local)
+            state.time, state.k, room = float(events.times[-1]), state.k + take, room - take
+            if state.k % every == 0:
+                self._inspect(net, state)
+                if state.distance + state.gap <= self.tolerance or not math.isfinite(state.gap):
+                    break
+        return state
+
+    def look(self, state: GossipState) -> Look:
+        row = {
+            "time": state.time, "distance": state.distance, "gap": state.gap,
+            "gradients": float(state.counts.get("gradient", 0)), "exchanges": float(state.counts.get("exchange", 0)),
+        }  # fmt: skip
+        done = self.tolerance > 0 and state.distance + state.gap <= self.tolerance
+        return Look(row, Status.CONVERGED if done else None, "every node is proved to be within the tolerance" * done)
+
+    def answer(self, problem: Consensus, state: GossipState) -> Agreement:
+        moved = reference.at_time(state.letters, state.values, state.clocks, state.time)
+        return Agreement(np.ascontiguousarray(moved[:, reference.X]), state.rates)
+
+    def certify(self, problem: Consensus, state: GossipState) -> Certificate:
+        from surefoot.decentralized.certify import certify_gossip
+
+        return certify_gossip(
+            problem, self._network(problem, state), state, self.answer(problem, state), self.tolerance
+        )
+
+    # ---- parts ------------------------------------------------------------------------------------------------
+
+    def _network(self, problem: Consensus, state: GossipState) -> Network:
+        if state.net is None:
+            state.net = network(problem)
+        return state.net
+
+    def _rates(self, problem: Consensus, net: Network) -> RateDesign | Array:
+        if net.nodes == 1:
+            return np.zeros(0)
+        which = "uniform" if self.compat == "paper" else self.rates
+        product = 0.5 if self.compat == "paper" else self.product
+        if which == "uniform":
+            return uniform_rates(net.nodes, net.edges, product)
+        if which == "graph":
+            given = given_rates(plain_graph(problem.graph))
+            if given is None:
+                raise ValueError("rates='graph', but the graph's edges carry no rate; take 'uniform' or 'optimal'")
+            return given
+        return optimal_rates(net.nodes, net.edges, product, self.design_tolerance)
+
+    def _constants(self, net: Network, rates: Array) -> Constants:
+        chi1, chi2 = slowness(net.nodes, net.edges, rates)
+        which = "paper" if self.compat == "paper" else self.constants
+        if isinstance(which, Constants):
+            letters = which
+        elif which == "paper":
+            if chi1 * chi2 > 0.5:
+                total = float(scaled_to(net.nodes, net.edges, rates, 0.5).sum())
+                raise ValueError(
+                    f"gossip is too slow for the published constants: chi1 chi2 = {chi1 * chi2:.4g} > 1/2; they need a total rate "
+                    f">= {total:.4g}, not {rates.sum():.4g} (constants='certified' fits any rates)"
+                )
+            letters = paper_constants(net.mu, net.smoothness, chi1)
+        else:
+            letters = certified_constants(net.mu, net.smoothness, chi1, chi2)
+        require_no_resonance(letters)
+        if certified_rate(letters, net.mu, net.smoothness, chi1, chi2) is None:
+            log.warning("no rate is certified for these constants; the answer is still certified when it is reached")
+        return letters
+
+    def _engine(self, net: Network) -> str:
+        if self.engine != "auto":
+            if self.engine == "warp" and not kernel.installed():
+                raise ImportError("engine='warp' needs Warp: pip install 'surefoot[kernels]'")
+            if self.engine == "warp" and not kernel.supports(net):
+                raise ValueError(
+                    "engine='warp' takes linear models with squared, logistic or huber loss; take engine='numpy'"
+                )
+            return self.engine
+        return "warp" if kernel.installed() and kernel.supports(net) else "numpy"
+
+    def _advance(self, net: Network, state: GossipState, events: Any) -> None:
+        if state.engine == "warp":
+            if state.compiled is None:
+                state.compiled = kernel.EventKernel(net, state.letters)
+            state.compiled.advance(state.values, state.clocks, events)
+        else:
+            module = levels if state.engine == "numpy" else reference
+            module.advance(net, state.letters, state.values, state.clocks, events)
+
+    @staticmethod
+    def _inspect(net: Network, state: GossipState) -> None:
+        """Distance and gap at the current time; the state itself is not moved."""
+        points = reference.at_time(state.letters, state.values, state.clocks, state.time)[:, reference.X]
+        mean = points.mean(axis=0)
+        state.gap = float(np.linalg.norm(points - mean, axis=1).max())
+        state.distance = float(np.linalg.norm(net.mean_gradient(mean))) / net.mu
+        state.count(look=net.nodes)

@@ -1,0 +1,102 @@
+"""Pictures of a run, made from its directory alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from surefoot.core.system import Figure
+from surefoot.decentralized.graphs import RATE, read_graph
+from surefoot.decentralized.solution import GRAPH
+
+if TYPE_CHECKING:
+    from surefoot.core.rundir import RunReader
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+EDGE, IDLE, NODE, OURS, BOUND, GRADIENTS = "#1f5f8b", "#c9d1d8", "#1f5f8b", "#1f5f8b", "#3f8f5f", "#d1603d"
+MOST_NAMED = 40
+
+
+def _claims(reader: RunReader) -> Mapping[str, Mapping[str, Any]]:
+    return {claim["name"]: claim for claim in reader.certificate_tree["claims"]}
+
+
+def headline(reader: RunReader) -> str:
+    """What was found, in one sentence."""
+    claims, counts = _claims(reader), reader.config.get("counts", {})
+    within = claims["node-distance"]
+    reached = f"Every node is proved to be within {within['value']:.1e} of the minimiser"
+    if within["outcome"] != "holds":
+        reached = f"Not there yet: nodes are up to {within['value']:.1e} away"
+    spent = f"{counts.get('exchange', 0):,} exchanges and {counts.get('gradient', 0):,} gradients"
+    design = claims.get("rates-optimal")
+    saved = ""
+    if design is not None and design["outcome"] == "holds":
+        saved = f"; the gossip rates are within {max(design['value'], 0):.0e} of the least total"
+    return f"{reached} after {spent}{saved}."
+
+
+def figures(reader: RunReader) -> Sequence[Figure]:
+    """The graph, edges as wide as their rates, and the proved error over exchanges and gradients."""
+    return [_graph(reader), _errors(reader)]
+
+
+def _graph(reader: RunReader) -> Figure:
+    import networkx as nx
+    from matplotlib.figure import Figure as Canvas
+
+    graph: Any = read_graph(reader.answer_dir / GRAPH)
+    places = nx.kamada_kawai_layout(graph) if len(graph) > 1 else {next(iter(graph)): (0.0, 0.0)}
+    rates = np.array([data.get(RATE, 0.0) for _, _, data in graph.edges(data=True)])
+    gaps = reader.evidence("nodes.csv")
+    canvas = Canvas(figsize=(6.6, 5.4), layout="constrained")
+    axis = canvas.subplots()
+    axis.axis("off")
+    top = float(rates.max()) if len(rates) and rates.max() > 0 else 1.0
+    for (u, v), rate in zip(graph.edges, rates, strict=True):
+        (a, b), (c, d) = places[u], places[v]
+        fires = rate > 0
+        axis.plot(
+            [a, c], [b, d], color=EDGE if fires else IDLE, lw=0.8 + 5.2 * rate / top if fires else 0.8,
+            ls="-" if fires else ":", alpha=0.75, solid_capstyle="round", zorder=1,
+        )  # fmt: skip
+    points = np.array([places[node] for node in graph])
+    axis.scatter(points[:, 0], points[:, 1], s=90, color="white", edgecolors=NODE, linewidths=1.6, zorder=3)
+    if len(graph) <= MOST_NAMED:
+        for node, (a, b) in places.items():
+            axis.annotate(
+                str(node)[:14], (a, b), textcoords="offset points", xytext=(0, 9), ha="center", fontsize=8.5, zorder=4,
+                bbox={"boxstyle": "round,pad=0.12", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
+            )  # fmt: skip
+    axis.margins(0.12)
+    idle = int((rates == 0).sum())
+    axis.set_title("How often neighbours talk")
+    unit = "exchanges a unit of time" if "rate" in _claims(reader) else "exchanges a round"
+    text = f"Edges as wide as their rates, {rates.min() if len(rates) else 0:.3g} to {rates.max() if len(rates) else 0:.3g} {unit} ({rates.sum():.4g} in all)"
+    text += f"; {idle} dotted edges are not used." if idle else "."
+    return Figure("graph", text, canvas, alt=f"A graph of {len(gaps['node'])} nodes with edges of different width")
+
+
+def _errors(reader: RunReader) -> Figure:
+    from matplotlib.figure import Figure as Canvas
+
+    history = {name: np.asarray(column, dtype=float) for name, column in reader.history.items()}
+    total = history["distance"] + history["gap"]
+    known = np.isfinite(total) & (total > 0)
+    canvas = Canvas(figsize=(6.6, 4.2), layout="constrained")
+    axis = canvas.subplots()
+    for name, colour, text in (("exchanges", OURS, "exchanges"), ("gradients", GRADIENTS, "gradients")):
+        axis.semilogy(history[name][known], total[known], "-", color=colour, lw=2, label=f"over {text}")
+    axis.set(
+        xlabel="exchanges or gradients so far",
+        ylabel="proved distance",
+        title="Distance of the farthest node to the minimiser",
+    )
+    axis.grid(alpha=0.25)
+    axis.legend()
+    return Figure(
+        "error", "Proved distance of the farthest node to the minimiser, over the exchanges and the gradients spent.", canvas,
+        alt="Two falling curves on a logarithmic scale",
+    )  # fmt: skip

@@ -1,0 +1,21 @@
+"""The checkers of the card by key; nothing here is shared with the solver but the problem."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from surefoot.core.verify import Check
+from surefoot.decentralized.verify_answer import distance, node_distance, suboptimality
+from surefoot.decentralized.verify_graph import design, gossip
+from surefoot.decentralized.verify_rate import mean_square, rate, sufficient_time
+
+CHECKS: Mapping[str, Check] = {
+    "distance": distance,
+    "node-distance": node_distance,
+    "suboptimality": suboptimality,
+    "gossip": gossip,
+    "design": design,
+    "rate": rate,
+    "mean-square": mean_square,
+    "time": sufficient_time,
+}
