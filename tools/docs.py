@@ -17,7 +17,7 @@ def public(path: Path) -> bool:
     """Whether a module's page belongs into the reference: it has a docstring and a public name."""
     return (
         not path.name.startswith("_")
-        and path.name not in ("card.py",)
+        and not path.name.endswith("card.py")
         and ast.get_docstring(ast.parse(path.read_text())) is not None
     )
 
@@ -51,7 +51,7 @@ def on_config(config: Any) -> Any:
     from surefoot import catalog
 
     (DOCS / "reference").mkdir(exist_ok=True)
-    domains = sorted(p.parent.name for p in SOURCE.glob("*/card.py"))
+    domains = sorted({p.parent.name for p in SOURCE.glob("*/*card.py")})
     packages = [*GROUPS, *domains, *(p for p in ("optim",) if (SOURCE / p).is_dir())]
     for package in packages:
         (DOCS / "reference" / f"{package}.md").write_text(reference_page(package))

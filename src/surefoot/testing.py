@@ -204,7 +204,7 @@ def _spoil_evidence(system: System, root: Path, name: str, content: Any) -> int:
 def _spoil_answer(system: System, root: Path) -> int:
     done = 0
     answer = system.read_answer(root / "answer")
-    problem = system.reload(RunReader(root), trust=True)
+    problem = _problem_of(system, root)
     for how in SPOILS:
         spoiled = spoil_tree(answer, how)
         if spoiled is None:
@@ -216,6 +216,16 @@ def _spoil_answer(system: System, root: Path) -> int:
             done += _refuted(system, copied, f"answer ({how}, hashes made anew)")
     assert done, f"{system.name}: no way to spoil the answer; it holds no numbers"
     return done
+
+
+def _problem_of(system: System, root: Path) -> Any:
+    """The problem of the smallest run; a private run does not say where its inputs are, so they are written anew."""
+    if not system.traits.private:
+        return system.reload(RunReader(root), trust=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        given = system.tiny_inputs(Path(scratch)) if system.tiny_inputs is not None else {}
+        options = dataclasses.replace(system.preset("default"), **system.tiny_options)
+        return system.load(options, Inputs(given, trust=True))
 
 
 def _take_inputs_away(system: System, root: Path, folder: Path) -> None:

@@ -155,15 +155,19 @@ class Ledger:
                 "cannot be told: start another run with a new budget, or bring the file back"
             )
 
-    def enter(self, *releases: Release) -> None:
+    def enter(self, *releases: Release, keep: Sequence[Entry] = ()) -> None:
         """Write releases down, all or none, and sync; only then may their values be drawn.
+
+        Args:
+            keep: releases that must remain affordable after these (a final query).
 
         Raises:
             BudgetSpentError: they are beyond the budget; nothing was written.
         """
         after = self._used + tally(releases)
-        if after - self._planned:
-            self._require_affordable(releases, after)
+        kept = after + tally(keep)
+        if kept - self._planned:
+            self._require_affordable(releases, kept)
         if self.journal is not None:
             append_journal(self.journal, releases)
         self._used = after
@@ -175,6 +179,11 @@ class Ledger:
     def released(self, name: str) -> int:
         """How many releases of that name were entered."""
         return sum(number for key, number in self._used.items() if key[0] == name)
+
+    def left(self, release: Release) -> int:
+        """How many releases of that kind the plan still holds; what a killed run wrote is gone."""
+        (key,) = tally([release])
+        return self._planned[key] - self._used[key]
 
     def spent(self) -> Account:
         """What the entries cost so far."""
