@@ -12,6 +12,7 @@ from harness import Bench, Side
 
 HERE = Path(__file__).resolve().parent
 OURS = Side("surefoot", HERE / "ours.py")
+PEER = Side("decent-bench 0.3.0", HERE / "decent_bench_side.py", peer="decent-bench")
 STEPS = (0.1, 0.25, 0.4, 0.6, 0.8, 1.0, 1.2, 1.5, 1.9)
 TUNED = ("extra", "nids", "gradient-tracking")
 ALGORITHMS = (*TUNED, "msda", "adom", "adom-multi")
@@ -126,6 +127,27 @@ def _beside(
         found = bench.paired([OURS], [request], repeats=1, warmups=0)[0]["value"]
         rows.append({
             "graph": graph, "method": algorithm, "exchanges": found and found["exchanges"], "gradients": found and found["gradients"], "runs": 1,
+        })  # fmt: skip
+    return rows + (_decent_bench(bench, graph, steps) if data == "diabetes" and bench.peers else [])
+
+
+def _decent_bench(bench: Bench, graph: str, steps: tuple[float, ...]) -> list[dict[str, Any]]:
+    """The peer's own methods on the same quadratics."""
+    from ours import network, problem
+
+    net = network(problem("diabetes", graph))
+    assert net.quadratics is not None
+    shared = {
+        "curvatures": [H.tolist() for H, _ in net.quadratics], "linears": [c.tolist() for _, c in net.quadratics],
+        "edges": net.edges.tolist(), "smoothness": net.smoothness, "steps": list(steps), "limit": 8000, "target": TARGET,
+    }  # fmt: skip
+    rows = []
+    for algorithm in ("extra", "nids", "aug-dgm"):
+        request = {"case": f"{graph}, {algorithm}", "algorithm": algorithm, **shared}
+        found = bench.paired([PEER], [request], repeats=1, warmups=0)[0]["value"]
+        rows.append({
+            "graph": graph, "method": f"decent-bench {algorithm}", "exchanges": found and found["exchanges"],
+            "gradients": found and found["gradients"], "runs": 1,
         })  # fmt: skip
     return rows
 
