@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ def loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return (output[:, 0] - target).square()
 
 
-def federation(data, seed: int, weights: str) -> Federation:
+def federation(data: Any, seed: int, weights: Any) -> Federation:
     """Records dealt round-robin to ten clients."""
     X, y = torch.from_numpy(data["train"]), torch.from_numpy(data["y_train"])
     model = network(X.shape[1], seed)
@@ -32,18 +33,19 @@ def federation(data, seed: int, weights: str) -> Federation:
     return Federation(clients=clients, sizes=tuple(len(r) for r in rows), weights=weights, start=clients[0].start())
 
 
-def train(request: dict) -> dict:
+def train(request: dict[str, Any]) -> dict[str, Any]:
     """One run; system entropy for the noise, so seeds are those of the initial weights."""
     data, made = np.load(request["path"]), request["method"]
     problem = federation(data, request["seed"], "clients" if made.get("compat") == "paper" else "records")
     method = Diff2(budget=Budget(request["epsilon"], 1e-5), rounds=request["rounds"], **made)
-    seconds, result = timed(lambda: solve(problem, method))
-    model = problem.clients[0].load(result.answer, network(data["train"].shape[1], 0).double())
-    value = {
-        **measured(model, data),
-        "epsilon": result.certificate.claim("privacy").value,
-        "bytes": result.counts["bytes"] / result.steps,
+    kept: list[Any] = []
+    seconds, result = timed(lambda: solve(problem, method, watch=[lambda moment: kept.append(moment.state)]))
+    first: Any = problem.clients[0]
+    value: dict[str, Any] = {
+        output: measured(first.load(point, network(data["train"].shape[1], 0).double()), data)
+        for output, point in (("last", kept[-1].x), ("average", kept[-1].average))
     }
+    value |= {"epsilon": result.certificate.claim("privacy").value, "bytes": result.counts["bytes"] / result.steps}
     value["certified"] = next((c.value for c in result.certificate.claims if c.name == "gradient"), None)
     value["drift"] = next((c.outcome for c in result.certificate.claims if c.name == "drift"), None)
     return {"seconds": seconds, "value": value}

@@ -24,7 +24,8 @@ def prepared(folder: Path, name: str, target: Path) -> dict[str, Any]:
         columns = [t.median_income, t.housing_median_age, t.total_rooms / t.households, t.total_bedrooms / t.households, t.population,
                    t.population / t.households, t.latitude, t.longitude]  # fmt: skip
         X, y = np.column_stack(columns), t.median_house_value.to_numpy(float) / 1e5
-    train, test, y_train, y_test = train_test_split(X, y, test_size=0.2, random_state=0)
+    parts: Any = train_test_split(X, y, test_size=0.2, random_state=0)
+    train, test, y_train, y_test = parts
     mean, std, most = train.mean(axis=0), train.std(axis=0), np.abs(y_train).max()
     np.savez(target, train=(train - mean) / std, test=(test - mean) / std, y_train=y_train / most, y_test=y_test / most)
     return {"path": str(target), "rows": len(train), "dim": (X.shape[1] + 2) * HIDDEN + 1}
