@@ -140,3 +140,20 @@ def test_one_of_several_equilibria_is_not_taken_for_the_only_one() -> None:
     lie = dataclasses.replace(claim, value=1, outcome="holds", reason="")
     bad = dataclasses.replace(certificate, claims=(lie,), evidence={**certificate.evidence, "nash.json": content})
     assert [v.verdict for v in verify(bad, CHECKS, game, result.answer)] == ["refuted"]
+
+
+def test_large_tables_end_undecided_with_a_reason() -> None:
+    """30 x 30: too many supports to look at all; 8 x 8 x 8: one equilibrium, others are not excluded."""
+    generator = np.random.default_rng(0)
+    wide = decide_nash(FiniteGame(generator.normal(size=(2, 30, 30))))
+    assert wide.outcome == "undecided"
+    assert "supports" in wide.reason or "excluded" in wide.reason
+    deep = decide_nash(FiniteGame(np.random.default_rng(0).normal(size=(3, 8, 8, 8))))
+    assert deep.outcome == "undecided"
+    assert "others are excluded for at most 6 actions" in deep.reason
+
+
+def test_supports_come_small_ones_first_without_listing_all() -> None:
+    sizes = [sum(map(len, s)) for s in supports(FiniteGame(np.zeros((2, 40, 40))))]
+    assert sizes == sorted(sizes)
+    assert len(sizes) == 20_000

@@ -9,6 +9,7 @@ import pytest
 
 from surefoot.core.solve import solve
 from surefoot.core.verify import verify
+from surefoot.games.certify import certify_region
 from surefoot.games.expressions import exp, log, log_sum_exp, sin, softmax, tanh, variables
 from surefoot.games.field import Field
 from surefoot.games.metrics import paired_margin
@@ -164,6 +165,14 @@ def test_cournot_is_found_with_a_true_error_bound(rates: str) -> None:
     assert result.certificate.claim("error").outcome == "holds"
     verdicts = verify(result.certificate, CHECKS, cournot_game(2), result.answer)
     assert {v.verdict for v in verdicts} == {"confirmed"}, verdicts
+
+
+def test_a_region_is_certified_without_play() -> None:
+    game = cournot_game(2)
+    certificate = certify_region(game)
+    assert certificate.claim("small-gain").outcome == "holds"
+    assert {v.verdict for v in verify(certificate, CHECKS, game)} == {"confirmed"}
+    assert certify_region(cournot_game(4), cells=1).claim("small-gain").outcome == "undecided"
 
 
 def test_error_bound_covers_the_true_distance() -> None:

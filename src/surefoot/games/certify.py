@@ -22,7 +22,7 @@ from surefoot.games.proofs import (
     proved_metric_margin,
     regret_bounds,
 )
-from surefoot.games.region import RegionBounds
+from surefoot.games.region import RegionBounds, bound_region
 from surefoot.games.small_gain import (
     Bounds,
     best_weights,
@@ -42,6 +42,25 @@ CARD = "small-gain-nash"
 GRID = 15
 LIMIT_ROOM = 1e-9
 """The limit of the steps is proved up to this fraction of itself."""
+
+
+def certify_region(game: SmoothGame, *, cells: int = 512, share: float = 0.5) -> Certificate:
+    """Rate, weights, bands and steps of a region, without seeking the equilibrium.
+
+    Args:
+        game: the game on its region.
+        cells, share: budget and target of the subdivision (see `bound_region`).
+    """
+    region = bound_region(game, cells=cells, share=share)
+    bounds = region.bounds
+    scale = {"low": region.low, "high": region.high, "mu": bounds.mu, "ell": bounds.ell, "coupling": bounds.coupling}
+    evidence: dict[str, Any] = {"cells.npz": scale, "witness.npz": {"vector": region.vector}}
+    alpha = proved_margin(bounds, region.vector)
+    claims = [_small_gain_claim(region, alpha, evidence), *metric_claims(game, bounds, evidence)]
+    if alpha > 0:
+        claims += _metric_claims(region, evidence)
+        claims += _step_claims(game, bounds, np.full(game.size, euler_steps(bounds).best), evidence)
+    return Certificate(CARD, tuple(claims), game.fingerprint(), evidence)
 
 
 def certify_play(

@@ -94,7 +94,9 @@ def _searched(game: FiniteGame, pure: list[Profile]) -> NashFinding:
             return NashFinding("fails", tuple(sorted(exact, reverse=True)), "search", enclosed=tuple(enclosed))
     known = (tuple(sorted(exact, reverse=True)), "search")
     if len(exact) + len(enclosed) == 0:
-        return NashFinding("undecided", *known, reason=f"no equilibrium could be proved on {tried} supports")
+        return NashFinding(
+            "undecided", *known, reason=f"no equilibrium was proved on the {tried} supports tried, the smallest ones"
+        )
     if not enclosed and not pure:
         return NashFinding("undecided", *known, reason="the one equilibrium found is not isolated on its support")
     point = enclosed[0] if enclosed else np.array([float(p) for player in pure[0] for p in player])

@@ -30,8 +30,12 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Support = tuple[tuple[int, ...], ...]
 Profile = tuple[tuple[Fraction, ...], ...]
 RADIUS = 1e-9
-SUPPORTS = 1_000
+SUPPORTS = 400
 """At most so many supports are tried."""
+EXAMINED = 20_000
+"""At most so many are looked at for actions that are beaten."""
+ACTIONS = 6
+"""Up to so many actions a player, others are excluded by branch and bound."""
 BOXES = 20_000
 """At most so many boxes of mixed strategies are looked at to prove that there is no other equilibrium."""
 DENOMINATOR = 10_000
@@ -49,12 +53,29 @@ def expected(table: Any, x: Sequence[Any], kept: Sequence[int]) -> Any:
 
 
 def supports(game: FiniteGame) -> Iterator[Support]:
-    """All supports without an action that another one beats whenever the others keep to theirs, small ones first."""
-    parts = [[c for k in range(1, m + 1) for c in itertools.combinations(range(m), k)] for m in game.sizes]
-    everything = itertools.product(*parts)
-    for support in sorted(everything, key=lambda s: (sum(map(len, s)), max(map(len, s)))):
-        if all(_undominated(game, i, support) for i in range(game.players)):
-            yield support
+    """Supports without an action that another one beats whenever the others keep to theirs, small ones first; EXAMINED are looked at."""
+    left = EXAMINED
+    for total in range(game.players, sum(game.sizes) + 1):
+        for widths in sorted(_compositions(total, game.sizes), key=max):
+            for support in itertools.product(
+                *(itertools.combinations(range(m), k) for m, k in zip(game.sizes, widths, strict=True))
+            ):
+                if all(_undominated(game, i, support) for i in range(game.players)):
+                    yield support
+                left -= 1
+                if not left:
+                    return
+
+
+def _compositions(total: int, limits: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """All ways to write a total as one number a player, between 1 and its number of actions."""
+    if len(limits) == 1:
+        if 1 <= total <= limits[0]:
+            yield (total,)
+        return
+    for first in range(1, min(limits[0], total - len(limits) + 1) + 1):
+        for rest in _compositions(total - first, limits[1:]):
+            yield (first, *rest)
 
 
 def _undominated(game: FiniteGame, i: int, support: Support) -> bool:
@@ -107,7 +128,7 @@ def _ends(value: Any) -> tuple[Any, Any]:
     return (value.low, value.high) if isinstance(value, Interval) else (value, value)
 
 
-def candidates(game: FiniteGame, support: Support, starts: int = 4) -> list[tuple[Array, bool]]:
+def candidates(game: FiniteGame, support: Support, starts: int = 3) -> list[tuple[Array, bool]]:
     """Roots on the support found by Newton's method: all probabilities (d,), and whether the equations are regular there."""
     ends = np.cumsum([0, *(len(s) for s in support)])
     found: list[tuple[Array, bool]] = []
@@ -244,6 +265,8 @@ def is_equilibrium(game: FiniteGame, profile: Profile) -> bool:
 
 def is_only(game: FiniteGame, point: Array) -> tuple[bool, str]:
     """Whether the proved equilibrium near the point is the only one; otherwise why that is not known."""
+    if max(game.sizes) > ACTIONS:
+        return False, f"others are excluded for at most {ACTIONS} actions a player"
     room = 1e-10 * max(1.0, float(np.abs(game.payoffs).max()))
     size = unique_cube(game, point, room)
     if size == 0:

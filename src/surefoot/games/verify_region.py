@@ -44,7 +44,9 @@ def gradient_box(game: SmoothGame, low: Array, high: Array) -> Array:
 
 
 def gradient(game: SmoothGame, points: Array) -> Interval:
-    """F at points (n, d), by jets."""
+    """F at points (n, d): of one point of a quadratic game in rationals, of many in intervals; otherwise by jets."""
+    if game.jacobian is not None and game.offset is not None and len(points) > 1:
+        return (Interval.point(points[:, None, :]) * game.jacobian).sum(axis=-1) + game.offset
     if game.jacobian is not None and game.offset is not None:
         ends = [
             [

@@ -180,6 +180,11 @@ class Ledger:
         """How many releases of that name were entered."""
         return sum(number for key, number in self._used.items() if key[0] == name)
 
+    def left(self, release: Release) -> int:
+        """How many releases of that kind the plan still holds; what a killed run wrote is gone."""
+        (key,) = tally([release])
+        return self._planned[key] - self._used[key]
+
     def spent(self) -> Account:
         """What the entries cost so far."""
         from surefoot.privacy.accounting import account

@@ -155,17 +155,27 @@ class LinearRecords:
 
     def _sum(self, bound: float, rows: Tensor | None, w: Tensor, previous: Tensor | None) -> Tensor:
         _require_bound(bound)
-        features, loss, slack = self.model.features, self.model.loss, self.slack
+        features, slack = self.model.features, self.slack
         total = torch.zeros(self.dim, dtype=torch.float64, device=features.device)
+        before = self._remembered(previous) if rows is None and previous is not None else None
+        kept: list[Tensor] = []
         for part in _chunks(self.size, self.chunk, rows, features.device):
             A, y = features[part].double(), self.model.targets[part].double()
-            slope = loss.derivative(A @ w.double(), y)
+            slope = self.model.loss.derivative(A @ w.double(), y)
+            kept.append(slope)
             if previous is not None:
-                slope = slope - loss.derivative(A @ previous.double(), y)
+                slope = slope - (self.model.loss.derivative(A @ previous.double(), y) if before is None else before[part])
             norms = slope.abs() * self._lengths[part]
             _refuse_not_finite(norms, "gradient")
             total += A.T @ (slope * clip_factors(norms, bound, slack))
+        if rows is None:
+            self.__dict__["_last"] = (w.clone(), torch.cat(kept))
         return total
+
+    def _remembered(self, w: Tensor) -> Tensor | None:
+        """Slopes (n,) at the point of the last full sum, if it was this one: a search asks for it again in the next step."""
+        point, slopes = self.__dict__.get("_last", (None, None))
+        return slopes if point is not None and torch.equal(point, w) else None
 
     @cached_property
     def _lengths(self) -> Tensor:
