@@ -61,6 +61,7 @@ def clipped(shares: list[Tensor], bound: float) -> Tensor:
 
 @pytest.mark.parametrize(("name", "module", "inputs"), modules(), ids=[m[0] for m in modules()])
 def test_sums_against_single_records(name: str, module: nn.Module, inputs: Tensor) -> None:
+    torch.manual_seed(0)
     records = ModuleRecords(module, squared, [inputs], [torch.randn(11)], chunk=4)
     assert isinstance(records, Records)
     assert records.ghosts == (name != "norm")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import warnings
@@ -18,13 +19,15 @@ from torch import nn
 from surefoot.core.method import Status
 from surefoot.core.random import Streams
 from surefoot.core.solve import Budget, solve
+from surefoot.core.verify import verify
 from surefoot.robustness.denoising import train_denoiser
 from surefoot.robustness.inversion import NormalisedPGD, ZeroGradientWarning
 from surefoot.robustness.invert import invert
 from surefoot.robustness.poisoning import ScaledLogits
 from surefoot.robustness.problem import Classifier
-from surefoot.robustness.suspect_problem import Suspect, default_radius, suspect
+from surefoot.robustness.suspect_problem import Suspect, default_radii, suspect
 from surefoot.robustness.trigger_success import attack_success
+from surefoot.robustness.verify_inversion import CHECKS
 
 NEVER: dict[str, Any] = {"stop_probability": 1.0}
 
@@ -346,20 +349,21 @@ def test_a_model_with_wrong_classes_is_warned_about() -> None:
         suspect(problem.classifier, problem.images, (problem.labels + 1) % 10)
 
 
-def test_default_radius_is_the_published_one_for_pictures() -> None:
-    assert default_radius(3 * 224 * 224) == 10.0
-    assert default_radius(28 * 28) == pytest.approx(0.7217, abs=1e-4)
+def test_default_radii_begin_at_the_published_one_for_pictures() -> None:
+    assert default_radii(3 * 224 * 224) == (10.0, 20.0, 40.0)
+    assert default_radii(28 * 28) == pytest.approx((0.7217, 1.4434, 2.8868), abs=1e-4)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_agrees_with_the_cpu() -> None:
+    """The same noise on both devices; certificate and checkers work on either."""
     problem = digit_suspect()
-    model: Any = problem.classifier.model
-    import copy
-
-    twin = copy.deepcopy(model).cuda()
-    there = Classifier(twin, (1, 8, 8), 10, device="cuda")
-    moved = suspect(there, problem.images, problem.labels)
-    method = NormalisedPGD(3, 1.2, 0.25, draws=8, horizon=15, keep="last")
-    torch.testing.assert_close(delta_of(problem, method), delta_of(moved, method), rtol=0, atol=1e-2)
+    there = Classifier(copy.deepcopy(problem.classifier.model).cuda(), (1, 8, 8), 10, device="cuda")  # type: ignore[attr-defined]
+    moved = suspect(there, problem.images, problem.labels, planted=problem.planted)
+    here = suspect(problem.classifier, problem.images, problem.labels, planted=problem.planted)
+    method = NormalisedPGD(3, 1.2, 0.25, draws=8, horizon=15, keep="last", certificate_draws=100)
+    torch.testing.assert_close(delta_of(here, method), delta_of(moved, method), rtol=0, atol=1e-2)
+    result = solve(moved, method)
+    assert result.certificate is not None
+    assert {v.verdict for v in verify(result.certificate, CHECKS, moved, result.answer)} == {"confirmed"}

@@ -159,6 +159,24 @@ def test_sample_has_its_trigger_planted_and_paper_mode_one_set_of_images() -> No
         load(dataclasses.replace(QUICK, plant="patch-77"), Inputs())
 
 
+def test_the_sample_is_verified_without_training_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network's weights are evidence: another machine, which would train another network, can check; other weights are refuted."""
+    from surefoot.robustness import networks
+
+    folder = RunDir.create(tmp_path / "out")
+    execute(CARD, dataclasses.replace(QUICK, plant="patch-2", plant_epochs=2), Inputs(), folder)
+
+    def no_training(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("a verification trained a network")
+
+    monkeypatch.setattr(networks, "train_small_cnn", no_training)
+    assert {v.verdict for v in verify_run(folder.root, CARD)} == {"confirmed"}
+    weights = RunReader(folder.root).evidence("network.npz")
+    weights["conv1.weight"] = 1.01 * weights["conv1.weight"]
+    np.savez(folder.root / "evidence" / "network.npz", **weights)
+    assert {v.verdict for v in verify_run(folder.root, CARD, write=False)} == {"refuted"}
+
+
 @pytest.mark.slow
 def test_a_killed_run_is_resumed(files: dict[str, str], tmp_path: Path) -> None:
     """SIGKILL in the middle of the scan, then --resume: the same perturbations as in one go."""

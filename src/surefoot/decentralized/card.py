@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 class Options:
     """What can be chosen."""
 
+    algorithm: Literal["dadao", "extra", "nids", "gradient-tracking", "msda", "adom", "adom-multi"] = "dadao"
+    """The asynchronous method, or a synchronous one to hold beside it."""
+    processes: bool = False
+    """Run every node as a process of its own, in real time, instead of simulating."""
     graph: str = "florentine"
     """Graph by name where no file is given: florentine, karate, star:16, grid:4,4, barbell:8, ..."""
     loss: Literal["squared", "logistic", "huber"] = "squared"
@@ -43,8 +47,12 @@ class Options:
     """"paper" takes constants, product and rates as published."""
     engine: Literal["auto", "warp", "numpy", "reference"] = "auto"
     """How events are simulated: compiled (extra `kernels`), in batches, or one by one."""
+    unit: float = 0.02
+    """With --processes: seconds between a node's gradients."""
+    seconds: float = 120.0
+    """With --processes: stop then."""
     steps: int = 50_000_000
-    """At most so many events."""
+    """At most so many events (or rounds)."""
 
 
 SAMPLE = Sample(
@@ -100,7 +108,10 @@ def load(options: Options, inputs: Inputs) -> Any:
 def method(options: Options) -> Any:
     """The method that the options describe."""
     from surefoot.decentralized.event_gossip import EventGossip
+    from surefoot.decentralized.rounds import Rounds
 
+    if options.algorithm != "dadao":
+        return Rounds(options.algorithm, tolerance=options.tolerance)
     return EventGossip(
         tolerance=options.tolerance, constants=options.constants, product=options.product, rates=options.rates,
         engine=options.engine, compat=options.compat,
@@ -108,9 +119,15 @@ def method(options: Options) -> Any:
 
 
 def run(options: Options, problem: Any, run: RunDir | None) -> Result[Any]:
-    """Simulate until the answer is proved to be good enough."""
+    """Simulate (or run) until the answer is proved to be good enough."""
     from surefoot.core.solve import Budget, solve
 
+    if options.processes:
+        from surefoot.decentralized.runtime import run_async
+
+        if options.algorithm != "dadao":
+            raise ValueError(f"--processes runs the asynchronous method only, not {options.algorithm}")
+        return run_async(problem, method(options), seconds=options.seconds, unit=options.unit)
     return solve(problem, method(options), budget=Budget(steps=options.steps), run=run)
 
 
@@ -150,12 +167,13 @@ def headline(reader: RunReader) -> str:
 
 
 def tiny() -> Sequence[tuple[Any, Any]]:
-    """Three nodes on a path, by every engine and every kind of rates."""
+    """Three nodes on a path, by every engine and every kind of rates; the synchronous methods."""
     import numpy as np
 
     from surefoot.decentralized.event_gossip import EventGossip
     from surefoot.decentralized.graphs import named_graph
     from surefoot.decentralized.problem import linear_consensus
+    from surefoot.decentralized.rounds import PLANS, Rounds
     from surefoot.numerics.losses import Logistic, Squared
 
     rng = np.random.default_rng(0)
@@ -167,6 +185,7 @@ def tiny() -> Sequence[tuple[Any, Any]]:
         (quadratic, EventGossip(tolerance=0.0, engine="numpy")),
         (quadratic, EventGossip(tolerance=0.0, engine="reference", rates="uniform", product=2.0)),
         (binary, EventGossip(tolerance=0.0, compat="paper", check_every=0.5)),
+        *((quadratic, Rounds(name, tolerance=0.0)) for name in PLANS),
     ]
 
 

@@ -25,7 +25,6 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy.optimize import minimize
 
 PAPER_PRODUCT = 0.5
 """chi1 chi2 that the published constants are made for."""
@@ -229,6 +228,8 @@ def _search(log_kappa: float, log_product: float) -> tuple[tuple[float, ...], fl
 
 
 def _climb(point: np.ndarray, mu: float, product: float) -> tuple[np.ndarray, float]:
+    from scipy.optimize import minimize
+
     origin = point.copy()
 
     def cost(v: np.ndarray) -> float:

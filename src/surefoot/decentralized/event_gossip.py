@@ -101,9 +101,9 @@ class EventGossip(Method[Consensus, GossipState, Agreement]):
         net = network(problem)
         points = start.points if isinstance(start, Agreement) else np.zeros(net.dim) if start is None else start
         points = require_finite_start(np.asarray(points), net.nodes, net.dim)
-        design = self._rates(problem, net)
+        design = self.choose_rates(problem, net)
         rates = design.rates if isinstance(design, RateDesign) else design
-        letters = self._constants(net, rates)
+        letters = self.choose_constants(net, rates)
         values = reference.start_values(points)
         proof = {}
         if isinstance(design, RateDesign):
@@ -159,7 +159,7 @@ class EventGossip(Method[Consensus, GossipState, Agreement]):
             state.net = network(problem)
         return state.net
 
-    def _rates(self, problem: Consensus, net: Network) -> RateDesign | Array:
+    def choose_rates(self, problem: Consensus, net: Network) -> RateDesign | Array:
         if net.nodes == 1:
             return np.zeros(0)
         which = "uniform" if self.compat == "paper" else self.rates
@@ -173,7 +173,7 @@ class EventGossip(Method[Consensus, GossipState, Agreement]):
             return given
         return optimal_rates(net.nodes, net.edges, product, self.design_tolerance)
 
-    def _constants(self, net: Network, rates: Array) -> Constants:
+    def choose_constants(self, net: Network, rates: Array) -> Constants:
         chi1, chi2 = slowness(net.nodes, net.edges, rates)
         which = "paper" if self.compat == "paper" else self.constants
         if isinstance(which, Constants):

@@ -7,7 +7,7 @@ class stands out, the smoothed probability, the distance to a stationary point, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,11 @@ from torch import Tensor
 from surefoot.core.certificate import Certificate, Claim, Confidence
 from surefoot.core.random import Streams
 from surefoot.numerics.bounds import clopper_pearson_lower
+from surefoot.records.fingerprint import fingerprint
 from surefoot.robustness.box_and_ball import BoxAndBall
 from surefoot.robustness.inversion import Inversions
 from surefoot.robustness.poisoning import Planted
-from surefoot.robustness.suspect_problem import Suspect, decisions
+from surefoot.robustness.suspect_problem import Suspect, decisions, trained_weights
 from surefoot.robustness.target_loss import logit_temperature, target_loss
 from surefoot.robustness.trigger_success import (
     FLAG_SCORE,
@@ -82,11 +83,15 @@ def certify_inversions(problem: Suspect, answer: Inversions, terms: Terms) -> Ce
         },
         "image.npz": {"start": problem.images[point.row].cpu().numpy()},
     }  # fmt: skip
+    if (weights := trained_weights(problem)) is not None:
+        evidence["network.npz"], evidence["terms.json"]["network"] = weights, fingerprint(weights)
     claims = [
         *_feasibility_claims(problem, answer, table, terms), _success_claim(problem, table, place, terms), _smoothed_claim(point, evidence),
         *_stands_out_claims(table, place), _probability_claim(point, evidence), _stationarity_claim(point),
         *_negative_claims(point, evidence), *_planted_claims(point, table, evidence),
     ]  # fmt: skip
+    everywhere = ("input:model", "input:images", *(["network.npz"] if "network.npz" in evidence else []))
+    claims = [replace(claim, evidence=(*claim.evidence, *everywhere)) for claim in claims]
     return Certificate(CARD, tuple(claims), problem.fingerprint(), evidence)
 
 
@@ -351,8 +356,8 @@ def fidelity(problem: Suspect, delta: Tensor, planted: Planted) -> Fidelity:
     """Compare a perturbation (C, H, W) with the planted trigger."""
     rows = problem.rows_against(problem.heldout, planted.target)
     images = problem.images[torch.from_numpy(rows)]
-    mask, change = planted.trigger.mask(problem.classifier.shape).to(delta), planted.change(images).double()  # pyright: ignore[reportArgumentType]
-    d = delta.double()
+    mask = planted.trigger.mask(problem.classifier.shape)  # pyright: ignore[reportArgumentType]
+    d, change = delta.double().cpu(), planted.change(images).double().cpu()
     size = d.abs().flatten()
     largest = size >= size.topk(int(mask.sum())).values[-1]  # ties included
     inside = mask.flatten() > 0

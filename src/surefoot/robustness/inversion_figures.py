@@ -28,7 +28,8 @@ def headline(reader: RunReader) -> str:
     claims, table = _claims(reader), reader.evidence("scan.csv")
     place = int(np.argmin(table["rank"]))
     target, k, n = (int(table[name][place]) for name in ("target", "successes", "trials"))
-    works = f"the recovered trigger turns {k} of {n} held-out images into class {target} (at least {float(table['lower'][place]):.1%})"
+    works = f"the recovered trigger turns {k} of {n} held-out images into class {target}"
+    works += f" (at least {float(table['lower'][place]):.1%})" if claims["success"].kind == "statistical" else ""
     verdict = claims.get("backdoor")
     if verdict is None:
         return f"Class {target} inverted alone: {works}."

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -126,7 +127,8 @@ def _no_identity() -> str:
 
 def suspect(
     classifier: Classifier, images: Any, labels: Any = None, *, denoiser: Denoiser | None = None,
-    planted: Planted | None = None, starts: int = STARTS, heldout_share: float = 0.5, split: bool = True, seed: int = 0,
+    planted: Planted | None = None, starts: int = STARTS, heldout_share: float = 0.5, split: bool = True, ask: bool = True,
+    seed: int = 0,
 ) -> Suspect:  # fmt: skip
     """Deal clean images into start, validation and held-out ones.
 
@@ -138,6 +140,7 @@ def suspect(
         planted: see `Suspect`.
         starts: how many images are set aside to begin at (fewer if there are few images).
         heldout_share: of the other images.
+        ask: let the model say which images it decides rightly, and begin at those; False deals by the labels alone.
         split: False evaluates on the very images that choose, as published.
         seed: of the deal.
 
@@ -151,24 +154,31 @@ def suspect(
         )
     if not 0 < heldout_share < 1:
         raise ValueError(f"heldout_share is {heldout_share}; expected a fraction in (0, 1)")
-    with torch.no_grad():
-        decided = decisions(classifier, classifier.tensor(values))
+    if labels is None and not ask:
+        raise ValueError("without labels the model has to be asked for its decisions; leave ask=True")
+    decided = decisions(classifier, classifier.tensor(values)) if ask else None
     known = decided if labels is None else as_labels(labels, classifier.classes, len(values))
-    agree = float((known == decided).mean())
-    if agree < 0.5:
-        warnings.warn(
-            f"the model decides {agree:.0%} of the clean images as labelled; check the pixel range, the normalisation inside "
-            "the model and the order of the classes",
-            stacklevel=2,
-        )
+    assert known is not None
     order = Streams(seed).numpy("deal").permutation(len(values))
-    right = np.concatenate([order[known[order] == decided[order]], order[known[order] != decided[order]]])
+    right = order
+    if decided is not None:
+        right = np.concatenate([order[known[order] == decided[order]], order[known[order] != decided[order]]])
+        _warn_of_disagreement(float((known == decided).mean()))
     count = max(1, min(starts, len(values) // 4))
     start = _spread_over_classes(right, known, count)
     rest = order[~np.isin(order, start)]
     cut = max(1, round((1 - heldout_share) * len(rest)))
     validation, heldout = (rest[:cut], rest[cut:]) if split else (rest, rest)
     return Suspect(classifier, values, known, start, validation, heldout, denoiser, planted)
+
+
+def _warn_of_disagreement(agree: float) -> None:
+    if agree < 0.5:
+        warnings.warn(
+            f"the model decides {agree:.0%} of the clean images as labelled; check the pixel range, the normalisation inside "
+            "the model and the order of the classes",
+            stacklevel=3,
+        )
 
 
 def _spread_over_classes(order: Rows, labels: Rows, count: int) -> Rows:
@@ -188,6 +198,29 @@ def decisions(classifier: Classifier, images: Tensor, batch: int = 512) -> Rows:
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
 
-def default_radius(dimension: int) -> float:
-    """10 sqrt(d / 150528): the paper's budget for pictures, scaled to d numbers in an image. A first guess."""
-    return REFERENCE_RADIUS * (dimension / REFERENCE_DIMENSION) ** 0.5
+def trained_weights(problem: Suspect) -> dict[str, Any] | None:
+    """The weights of a network that the run trained itself (they become evidence); None for a model that was given."""
+    identity, model = problem.classifier.identity, problem.classifier.model
+    if identity is None or "trained" not in identity or not isinstance(model, nn.Module):
+        return None
+    return {name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
+
+
+def with_trained_weights(problem: Suspect, weights: Mapping[str, Any]) -> Suspect:
+    """The same problem with the weights that a run trained and kept.
+
+    Raises:
+        RuntimeError: they do not fit the network.
+    """
+    model: Any = copy.deepcopy(problem.classifier.model)
+    model.load_state_dict({name: torch.from_numpy(np.asarray(value)) for name, value in weights.items()})
+    return replace(problem, classifier=replace(problem.classifier, model=model.eval()))
+
+
+def default_radii(dimension: int) -> tuple[float, ...]:
+    """10 sqrt(d / 150528), the paper's budget for pictures scaled to d numbers in an image, then twice and four times that.
+
+    A first guess: triggers of small images are larger for their size.
+    """
+    guess = REFERENCE_RADIUS * (dimension / REFERENCE_DIMENSION) ** 0.5
+    return guess, 2 * guess, 4 * guess

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from surefoot.core.certificate import Claim
 from surefoot.core.random import Streams
 from surefoot.core.verify import Dossier
+from surefoot.records.fingerprint import fingerprint
 from surefoot.robustness.problem import Classifier
-from surefoot.robustness.suspect_problem import Suspect
+from surefoot.robustness.suspect_problem import Suspect, with_trained_weights
 
 Array = np.ndarray[Any, np.dtype[Any]]
 NEAR = 1e-4  # logit gaps below this share of the logits' spread may be rounded to either side in float32
@@ -31,11 +32,22 @@ def require(fits: Any, what: str) -> None:
         raise EvidenceError(what)
 
 
+def _with_its_network(dossier: Dossier) -> Suspect:
+    """The problem, with the network that the run trained where it trained one."""
+    problem: Suspect = dossier.problem
+    identity = problem.classifier.identity
+    if identity is None or "trained" not in identity:
+        return problem
+    weights = dict(dossier.evidence["network.npz"])
+    require(fingerprint(weights) == dossier.evidence["terms.json"]["network"], "network.npz is not the run's network")
+    return with_trained_weights(problem, weights)
+
+
 class Case:
     """Answer, table and terms, after checking that they speak of the same perturbations."""
 
     def __init__(self, dossier: Dossier) -> None:
-        self.problem: Suspect = dossier.problem
+        self.problem: Suspect = _with_its_network(dossier)
         self.answer = dossier.answer
         self.table = dossier.evidence["scan.csv"]
         self.dossier = dossier
