@@ -28,6 +28,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is not glibc's")
 def test_the_same_temporaries_fault_no_pages_again() -> None:
-    """A hundred passes over temporaries of 3 MB (766 pages each)."""
+    """A hundred passes over two temporaries of 3 MB (766 pages each); given back each time they would be 150,000 faults."""
     found = subprocess.run([sys.executable, "-c", FAULTS, "keep"], capture_output=True, text=True, check=True)
-    assert int(found.stdout) < 766
+    assert int(found.stdout) < 10 * 766
