@@ -179,7 +179,7 @@ def finished(**more: Any) -> tuple[Certificate, torch.Tensor]:
     return result.certificate, result.answer
 
 
-@pytest.mark.parametrize("output", ["last", "random", "best"])
+@pytest.mark.parametrize("output", ["last", "average", "random", "best"])
 def test_every_output_is_confirmed_and_another_iterate_is_not(output: Any) -> None:
     made, answer = finished(output=output)
     assert {v.verdict for v in verify(made, checks(), answer=answer)} == {"confirmed"}

@@ -80,6 +80,17 @@ def test_a_torn_line_never_left_and_a_lost_one_is_named(tmp_path: Path) -> None:
         Ledger(BUDGET, plan, journal)
 
 
+def test_a_second_process_on_the_same_run_is_refused(tmp_path: Path) -> None:
+    """Both would have room for two releases each; together they would overspend."""
+    plan, journal = planned(2), tmp_path / "ledger.jsonl"
+    first, second = Ledger(BUDGET, plan, journal), Ledger(BUDGET, plan, journal)
+    first.enter(release(plan))
+    with pytest.raises(UnsafeFileError, match="another process goes on with the same run"):
+        second.enter(release(plan))
+    first.enter(release(plan))
+    assert sum(r.number for r in read_journal(journal)) == 2
+
+
 def test_nothing_leaves_when_the_disk_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(handle: int) -> None:
         raise OSError("no space left on device")

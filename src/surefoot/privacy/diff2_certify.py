@@ -79,6 +79,8 @@ def plan_tree(method: Diff2, problem: Federation, state: Diff2State) -> dict[str
     }  # fmt: skip
     if method.restart > 1 or state.query is not None:
         tree["clip_difference"] = method.clip_difference
+    if method.output == "average":
+        tree["averaged_from"] = min(state.k, method.rounds // 2 + 1)
     if method.output == "random":
         tree["chosen"] = state.chosen
     if method.trust == "secagg":
@@ -201,6 +203,7 @@ def _drift(method: Diff2, problem: Federation, state: Diff2State, x: Tensor) -> 
     last = (state.previous, state.estimate, state.variance)
     point, estimate, variance = {
         "last": last,
+        "average": last,
         "random": (state.random.point, state.random.estimate, state.random.variance),
         "best": (state.best.point, state.best.estimate, state.best.variance),
     }[method.output]

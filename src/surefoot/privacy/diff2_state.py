@@ -12,7 +12,7 @@ from surefoot.core.method import State, transient
 from surefoot.privacy.ledger import Entry, Ledger
 
 Trust = Literal["central", "secagg", "local"]
-Output = Literal["last", "random", "best"]
+Output = Literal["last", "average", "random", "best"]
 KEPT_NUMBERS = 2_000_000
 """Released vectors are kept for the replay up to so many numbers in all."""
 HELD_OUT = "held-out loss"
@@ -61,6 +61,7 @@ class Diff2State(State):
     chosen: int  # j of the random output
     random: Mark
     best: Mark
+    average: Tensor  # of the iterates after the first half of the rounds
     best_bound: float = math.inf
     bound: float = math.inf  # of |grad f(x_r)| from the running estimate
     moved: float = 0.0  # |x_r - x_{r-1}|, the server's

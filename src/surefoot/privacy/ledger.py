@@ -135,6 +135,7 @@ class Ledger:
     known: Sequence[Entry] = ()
     _used: Counter[Key] = field(default_factory=Counter[Key])
     _planned: Counter[Key] = field(default_factory=Counter[Key])
+    _length: int = 0  # of the journal as this ledger knows it
 
     def __post_init__(self) -> None:
         from surefoot.privacy.accounting import account
@@ -149,6 +150,7 @@ class Ledger:
         self._planned = tally(self.plan)
         known = tally(self.known)
         self._used = tally(read_journal(self.journal)) if self.journal is not None else Counter(known)
+        self._length = self.journal.stat().st_size if self.journal is not None and self.journal.exists() else 0
         if lost := known - self._used:
             raise UnsafeFileError(
                 f"{self.journal} lacks {sum(lost.values())} releases that the checkpoint knows; without them the privacy spent "
@@ -169,7 +171,7 @@ class Ledger:
         if kept - self._planned:
             self._require_affordable(releases, kept)
         if self.journal is not None:
-            append_journal(self.journal, releases)
+            self._length = append_journal(self.journal, releases, self._length)
         self._used = after
 
     def entries(self) -> list[Entry]:
@@ -204,13 +206,29 @@ class Ledger:
 
 
 # ---- the journal --------------------------------------------------------------------------------------------
-def append_journal(path: Path, releases: Sequence[Release]) -> None:
-    """Append a line a release and sync: when this returns, a power cut keeps the lines."""
+def append_journal(path: Path, releases: Sequence[Release], length: int) -> int:
+    """Append a line a release and sync: when this returns, a power cut keeps the lines.
+
+    Args:
+        length: bytes that the journal should have.
+
+    Returns:
+        Its new length.
+
+    Raises:
+        UnsafeFileError: it has another length, since a second process works on the same run; nothing was written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = not path.exists()
     text = "".join(json.dumps(asdict(release)) + "\n" for release in releases)
     handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
+        _lock(handle)  # until the handle is closed
+        if (found := os.fstat(handle).st_size) != length:
+            raise UnsafeFileError(
+                f"{path} has {found} bytes where this run left {length}: another process goes on with the same run, and both "
+                "together would spend more than the budget; let one finish"
+            )
         written = os.write(handle, text.encode())
         if written != len(text.encode()):
             raise OSError(f"{path}: only {written} of {len(text.encode())} bytes could be written; is the disk full?")
@@ -223,6 +241,16 @@ def append_journal(path: Path, releases: Sequence[Release]) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+    return length + written
+
+
+def _lock(handle: int) -> None:
+    """Nobody else writes between the look at the length and the sync (advisory; where the system has no such locks, the look alone)."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    fcntl.flock(handle, fcntl.LOCK_EX)
 
 
 def read_journal(path: Path) -> list[Release]:

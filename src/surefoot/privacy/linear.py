@@ -36,7 +36,7 @@ class _PrivateLinear(BaseEstimator):
         self.step_size, self.query_share = step_size, query_share
         self.allow_large_delta, self.random_state = allow_large_delta, random_state
 
-    def _fit(self, X: Array, y: Array, loss: Loss) -> None:
+    def _fit(self, X: Any, y: Array, loss: Loss) -> None:
         """Search, certify, keep what was released."""
         problem = linear_risk(
             torch.from_numpy(np.array(X, dtype=np.float64)), torch.from_numpy(y.astype(np.float64)), loss,

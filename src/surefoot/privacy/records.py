@@ -164,7 +164,9 @@ class LinearRecords:
             slope = self.model.loss.derivative(A @ w.double(), y)
             kept.append(slope)
             if previous is not None:
-                slope = slope - (self.model.loss.derivative(A @ previous.double(), y) if before is None else before[part])
+                slope = slope - (
+                    self.model.loss.derivative(A @ previous.double(), y) if before is None else before[part]
+                )
             norms = slope.abs() * self._lengths[part]
             _refuse_not_finite(norms, "gradient")
             total += A.T @ (slope * clip_factors(norms, bound, slack))

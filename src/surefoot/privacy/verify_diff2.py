@@ -110,9 +110,12 @@ def replayed(dossier: Dossier) -> Replay:
 def _place(plan: Mapping[str, Any], run: Replay) -> int:
     """Index of the round whose estimate belongs to the answer."""
     last = len(run.estimates) - 1
-    return {"last": lambda: last, "best": lambda: int(np.argmin(run.bounds)), "random": lambda: int(plan["chosen"])}[
-        plan["output"]
-    ]()
+    return {
+        "last": lambda: last,
+        "average": lambda: last,
+        "best": lambda: int(np.argmin(run.bounds)),
+        "random": lambda: int(plan["chosen"]),
+    }[plan["output"]]()
 
 
 def _answer(dossier: Dossier) -> Array:
@@ -128,8 +131,10 @@ def _level(claim: Claim, plan: Mapping[str, Any], factor: float = 1.0) -> str:
 def check_replay(claim: Claim, dossier: Dossier) -> Verdict:
     """The released vectors lead to the answer."""
     plan, run, x = dossier.evidence["plan.json"], replayed(dossier), _answer(dossier)
-    place = _place(plan, run)
-    expected = run.points[-1] if plan["output"] == "last" else run.points[place]
+    if plan["output"] == "average":
+        expected = run.points[int(plan["averaged_from"]) :].mean(axis=0)
+    else:
+        expected = run.points[-1] if plan["output"] == "last" else run.points[_place(plan, run)]
     if x.shape != expected.shape or not np.allclose(
         x, expected, rtol=0, atol=1e-9 * max(1.0, float(np.abs(expected).max()))
     ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from surefoot.core.certificate import Certificate, Claim, Confidence, Premise, capped
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["certificate"]
 
 CARD = "randomized-smoothing"
+SHOWN, LARGEST_PICTURE = 10, 64  # pictures kept for the report, and their side at most
 
 
 def certificate(problem: Certification, state: SmoothingState, answer: Radii) -> Certificate:
@@ -38,6 +40,9 @@ def certificate(problem: Certification, state: SmoothingState, answer: Radii) ->
         },
     }  # fmt: skip
     needed = ["radii.csv", "counts.npz", "settings.json", "answer", "input:model", "input:images"]
+    if pictures := _pictures(problem, answer):
+        evidence["pictures.npz"] = pictures
+        needed.append("pictures.npz")
     if state.kept:
         soft = [i for i in range(done) if problem.plan.target or problem.plan.maps[int(state.map[i])] != HARDMAX]
         evidence["draws.npz"] = {f"image_{i}": kept.numpy() for i, kept in zip(soft, state.kept, strict=True)}
@@ -52,6 +57,17 @@ def certificate(problem: Certification, state: SmoothingState, answer: Radii) ->
     if problem.classifier.lipschitz is not None and problem.classifier.lipschitz.known == "exact":
         claims.append(_lipschitz_claim(problem))
     return Certificate(CARD, tuple(claims), problem.fingerprint(), evidence)
+
+
+def _pictures(problem: Certification, answer: Radii) -> dict[str, Any]:
+    """A few images over the range of radii, for the report; none where they are no small pictures."""
+    shape = problem.classifier.shape
+    if len(shape) != 3 or shape[0] not in (1, 3) or max(shape[1:]) > LARGEST_PICTURE or min(shape[1:]) < 4:
+        return {}
+    order = np.argsort(-answer.radius, kind="stable")
+    rows = np.unique(np.linspace(0, len(order) - 1, min(SHOWN, len(order))).round().astype(np.int64))
+    chosen = order[rows]
+    return {"row": chosen, "pixels": problem.images.values[torch.from_numpy(chosen)].cpu().float().numpy()}
 
 
 def radii_table(problem: Certification, state: SmoothingState, answer: Radii) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from surefoot.numerics.anytime_bounds import betting_lower_bound, betting_upper_bound
 from surefoot.numerics.bounds import clopper_pearson_lower, clopper_pearson_upper, empirical_bernstein_radius
-from surefoot.robustness.maps import SimplexMap
-from surefoot.robustness.plan import Choice, Plan
+from surefoot.robustness.maps import HARDMAX, SimplexMap
+from surefoot.robustness.plan import Choice, Plan, counts_of
 from surefoot.robustness.radius import margin_radius, one_class_radius, two_class_radius
 
-__all__ = ["Estimate", "columns", "estimate_counts", "estimate_scores"]
+__all__ = ["Estimate", "certify_logits", "columns", "estimate_counts", "estimate_scores"]
 
 Array = NDArray[np.float64]
 RESOLUTION = 1e-7  # of the betting bounds; they are rounded outwards to it
@@ -35,6 +35,32 @@ class Estimate:
     lower: float
     upper: float
     radius: float
+
+
+def certify_logits(
+    first: Tensor, fresh: Tensor, plan: Plan, sigma: float, base_lipschitz: float = math.inf
+) -> tuple[int, Estimate]:
+    """The whole rule on noisy logits that were drawn elsewhere or stored: class (-1 for an abstention) and estimate.
+
+    Args:
+        first: (n0, c), on which class and strategy are chosen among all maps of the plan.
+        fresh: (n, c), independent of `first`; n is the plan's `draws`.
+        base_lipschitz: of the logits; inf where unknown.
+
+    Raises:
+        ValueError: another number of draws than planned, or a plan with a target.
+    """
+    if len(fresh) != plan.draws or len(first) != plan.selection_draws or plan.target:
+        raise ValueError(
+            f"{len(first)} + {len(fresh)} logits for a plan of {plan.selection_draws} + {plan.draws} draws without a target"
+        )
+    choice = plan.choose(first, plan.maps, sigma, base_lipschitz)
+    if choice.strategy.map == HARDMAX:
+        found = estimate_counts(choice, counts_of(fresh), plan, sigma)
+    else:
+        scores = columns(choice.strategy.map, fresh, choice.bucket)
+        found = estimate_scores(choice, scores, plan, sigma, base_lipschitz, fresh.shape[1])
+    return (choice.top if found.radius > 0 else -1), found
 
 
 def estimate_counts(choice: Choice, counts: Any, plan: Plan, sigma: float) -> Estimate:

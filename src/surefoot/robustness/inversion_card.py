@@ -21,7 +21,7 @@ class Options:
     """What can be chosen."""
 
     radius: tuple[float, ...] = ()
-    """L2 budgets in pixel units, tried from small to large until a class is flagged; default 10 sqrt(d / 150528)."""
+    """L2 budgets in pixel units, tried from small to large until a class is flagged; default 10 sqrt(d / 150528) times 1, 2, 4."""
     noise: tuple[float, ...] = (0.12, 0.25, 0.5)
     """Standard deviations of the smoothing noise; the best on validation images is kept."""
     targets: tuple[int, ...] = ()

@@ -109,7 +109,7 @@ def initialise(model: nn.Module, streams: Streams) -> nn.Module:
 
 def train(
     model: nn.Module, images: Tensor, labels: Any, *, noise: float = 0.0, seed: int = 0, epochs: int = 8,
-    batch: int = 128, learning_rate: float = 2e-3,
+    batch: int = 128, learning_rate: float = 2e-3, decay: float = 0.05,
     augment: Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]] | None = None,
 ) -> nn.Module:  # fmt: skip
     """Train a classifier by Adam on cross-entropy, with fresh Gaussian noise on every image in every epoch.
@@ -121,6 +121,7 @@ def train(
         images: (n, *shape) in the unit in which `noise` is.
         labels: (n,) integers.
         noise: standard deviation of the training noise.
+        decay: the last step length over the first, along half a cosine; 1 keeps it.
         augment: (images, labels, generator) -> the same, changed, before the noise; for instance a poisoner.
 
     Raises:
@@ -131,7 +132,7 @@ def train(
     targets = torch.as_tensor(np.asarray(labels), dtype=torch.int64).to(images.device)
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
     steps = epochs * (-(-len(images) // batch))
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1), eta_min=learning_rate / 20)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1), eta_min=decay * learning_rate)
     model.train()
     for epoch in range(epochs):
         order = torch.from_numpy(streams.numpy("order", epoch).permutation(len(images))).to(images.device)
@@ -150,7 +151,7 @@ def train(
                 )
             loss.backward()
             optimizer.step()
-            decay.step()
+            schedule.step()
     return model.eval()
 
 

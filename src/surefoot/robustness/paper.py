@@ -30,8 +30,8 @@ def released_radius(
     """The largest of all radii that the same draws give through all maps and temperatures. **Unsound.**
 
     There is no union bound over some four hundred candidates, so the chance of a wrong certificate is not alpha; and every candidate is
-    about another smoothed classifier. The runner-up is the second largest upper bound of *all* classes, which is wrong where the top
-    class has not the largest one.
+    about another smoothed classifier. The runner-up is the second largest upper bound of *all* classes; where the top class has not the
+    largest one that is its own or a larger one, so that the released code abstains there: odd, but safe.
 
     Args:
         logits: (n, c) noisy logits; there is no selection sample.

@@ -26,7 +26,7 @@ from surefoot.numerics.bounds import clopper_pearson_lower, clopper_pearson_uppe
 from surefoot.robustness.maps import HARDMAX, SimplexMap, grid, votes
 from surefoot.robustness.radius import inverse_ramp, smoothed_ramp
 
-__all__ = ["FORMS", "Choice", "Form", "Plan", "Strategy", "buckets"]
+__all__ = ["FORMS", "Choice", "Form", "Plan", "Strategy", "buckets", "counts_of"]
 
 Form = Literal["one-class", "two-class", "margin"]
 FORMS: tuple[Form, ...] = get_args(Form)

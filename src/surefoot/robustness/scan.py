@@ -25,7 +25,7 @@ from surefoot.records.history import History
 from surefoot.records.process import peak_memory
 from surefoot.robustness.certify_inversion import Terms, certify_inversions
 from surefoot.robustness.inversion import Inversions, NormalisedPGD
-from surefoot.robustness.suspect_problem import Suspect, default_radius
+from surefoot.robustness.suspect_problem import Suspect, default_radii
 from surefoot.robustness.trigger_success import attack_success, flagged, robust_scores, success_lower_bounds
 
 STAGES = ("screening", "full")
@@ -37,7 +37,7 @@ class Scan:
 
     Args:
         method: the inversion with its full budget; its target, radius and noise are set cell by cell.
-        radii: eps to try, from small to large, until a class is flagged; () takes `default_radius`.
+        radii: eps to try, from small to large, until a class is flagged; () takes `default_radii`.
         noise_stds: sigma to try.
         targets: classes to try; () takes all.
         screening_steps, screening_draws: the budget of screening.
@@ -171,7 +171,7 @@ def scan_classes(problem: Suspect, scan: Scan, run: RunDir | None = None, seed: 
     began = time.perf_counter()
     sweep = _Sweep(problem, scan, run, seed)
     targets = _targets(problem, scan)
-    radii = tuple(sorted(scan.radii)) or (default_radius(problem.classifier.dimension),)
+    radii = tuple(sorted(scan.radii)) or default_radii(problem.classifier.dimension)
     answer = None
     status, reason = Status.CONVERGED, "every class was scanned"
     radius = radii[0]

@@ -21,6 +21,7 @@ from torch import Tensor
 from surefoot.core.certificate import Certificate
 from surefoot.core.method import Look, Method, State, Status
 from surefoot.core.random import Streams
+from surefoot.numerics.memory import keep_freed_memory
 from surefoot.robustness.estimate import Estimate, columns, estimate_counts, estimate_scores
 from surefoot.robustness.maps import HARDMAX, SimplexMap, votes
 from surefoot.robustness.plan import FORMS, Choice, Strategy
@@ -76,6 +77,7 @@ class CertifyRadii(Method[Certification, SmoothingState, Radii]):
         Raises:
             ValueError: the model's output is malformed or depends on chance.
         """
+        keep_freed_memory()  # batch after batch asks for the same activations
         problem.classifier.probe(problem.images.values)
         plan, images, c = problem.plan, len(problem.images), problem.classifier.classes
         calibrate = plan.scope == "fixed" and len(plan.maps) > 1

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Options:
     """What can be chosen."""
 
-    sigma: float = 0.25
+    sigma: float = 0.5
     """Standard deviation of the smoothing noise, in the unit of the pixels."""
     draws: int = 10_000
     """Noisy copies an image for its bounds."""
@@ -282,7 +282,7 @@ CARD = System(
     domain="robustness",
     presets={
         "default": Options(),
-        "tour": Options(draws=4_000, images=60, epochs=6, calibration=8),
+        "tour": Options(draws=2_000, selection_draws=500, images=30, epochs=2, calibration=4),
         "paper": Options(compat="paper", draws=100_000, selection_draws=100, images=500),
     },
     inputs=(
@@ -303,6 +303,7 @@ CARD = System(
     peers=("art",),
     tiny=tiny,
     tiny_options={
+        "sigma": 0.25,
         "draws": 400,
         "selection_draws": 60,
         "alpha": 0.01,

@@ -25,6 +25,8 @@ def figures(reader: RunReader) -> Sequence[Figure]:
     table = reader.evidence("radii.csv")
     labelled = bool((radii.label >= 0).all())
     drawn = [_curve(radii, table, labelled)]
+    if (reader.root / "evidence" / "pictures.npz").is_file():
+        drawn.append(_strip(radii, reader.evidence("pictures.npz"), labelled))
     if len(radii.index) > 1:
         drawn.append(_scatter(radii, table, labelled))
     return drawn
@@ -62,6 +64,28 @@ def _curve(radii: Radii, table: Any, labelled: bool) -> Figure:
     caption = f"Share of the images whose class is {'right and ' if labelled else ''}certified at each radius; abstentions ({abstained}) count as wrong"
     caption += f", {wrong} images are certified in a wrong class." if labelled else "."
     return Figure("curve", caption, canvas, "A falling step curve of certified accuracy over the radius")
+
+
+def _strip(radii: Radii, pictures: Any, labelled: bool) -> Figure:
+    """Images from the largest radius to the smallest."""
+    rows, pixels = pictures["row"], pictures["pixels"]
+    canvas = Canvas(figsize=(max(1.05 * len(rows), 2.2), 1.7), layout="constrained")
+    axes = np.atleast_1d(canvas.subplots(1, len(rows)))
+    low, high = min(float(pixels.min()), 0.0), max(float(pixels.max()), 1.0)
+    for axis, row, image in zip(axes, rows, pixels, strict=True):
+        shown = np.moveaxis((image - low) / (high - low), 0, -1)
+        axis.imshow(shown[..., 0] if shown.shape[-1] == 1 else shown, cmap="gray_r", vmin=0, vmax=1)
+        abstains = radii.predicted[row] < 0
+        wrong = labelled and not radii.correct[row]
+        axis.set(xticks=[], yticks=[])
+        axis.grid(visible=False)
+        axis.set_title(
+            "abstains" if abstains else f"class {radii.predicted[row]}", fontsize=8, color=ORANGE if wrong else BLUE
+        )
+        axis.set_xlabel("" if abstains else f"r = {radii.radius[row]:.2f}", fontsize=8)
+    return Figure(
+        "strip", "Images from the largest certified radius to the smallest.", canvas, "A row of images with their radii"
+    )
 
 
 def _scatter(radii: Radii, table: Any, labelled: bool) -> Figure:

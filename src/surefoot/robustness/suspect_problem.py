@@ -217,6 +217,10 @@ def with_trained_weights(problem: Suspect, weights: Mapping[str, Any]) -> Suspec
     return replace(problem, classifier=replace(problem.classifier, model=model.eval()))
 
 
-def default_radius(dimension: int) -> float:
-    """10 sqrt(d / 150528): the paper's budget for pictures, scaled to d numbers in an image. A first guess."""
-    return REFERENCE_RADIUS * (dimension / REFERENCE_DIMENSION) ** 0.5
+def default_radii(dimension: int) -> tuple[float, ...]:
+    """10 sqrt(d / 150528), the paper's budget for pictures scaled to d numbers in an image, then twice and four times that.
+
+    A first guess: triggers of small images are larger for their size.
+    """
+    guess = REFERENCE_RADIUS * (dimension / REFERENCE_DIMENSION) ** 0.5
+    return guess, 2 * guess, 4 * guess

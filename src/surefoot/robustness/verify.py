@@ -388,6 +388,10 @@ def radii(claim: Claim, dossier: Dossier) -> Verdict:
             _check_scores(row, dossier.evidence["draws.npz"][f"image_{row.image}"], problem)
         _check_radius(row, problem)
     _check_confidence(claim, plan)
+    if "pictures.npz" in claim.evidence:
+        shown = dossier.evidence["pictures.npz"]
+        pixels = problem.images.values[torch.from_numpy(shown["row"].astype(np.int64))].float().numpy()
+        _require(np.array_equal(shown["pixels"], pixels), "the pictures kept for the report are not the input's")
     for i in dossier.rows(len(rows), REDRAWN):
         _redraw(problem, dossier, rows[i])
     certified = [r.radius for r in rows if r.radius > 0]
