@@ -47,6 +47,8 @@ class Options:
     """"paper" takes constants, product and rates as published."""
     engine: Literal["auto", "warp", "numpy", "reference"] = "auto"
     """How events are simulated: compiled (extra `kernels`), in batches, or one by one."""
+    beside: bool = True
+    """Hold the synchronous methods NIDS and EXTRA beside the run (linear models only)."""
     unit: float = 0.02
     """With --processes: seconds between a node's gradients."""
     seconds: float = 120.0
@@ -128,7 +130,12 @@ def run(options: Options, problem: Any, run: RunDir | None) -> Result[Any]:
         if options.algorithm != "dadao":
             raise ValueError(f"--processes runs the asynchronous method only, not {options.algorithm}")
         return run_async(problem, method(options), seconds=options.seconds, unit=options.unit)
-    return solve(problem, method(options), budget=Budget(steps=options.steps), run=run)
+    result = solve(problem, method(options), budget=Budget(steps=options.steps), run=run)
+    if options.beside and options.algorithm == "dadao":
+        from surefoot.decentralized.beside import with_peers
+
+        return with_peers(result, problem, options.tolerance)
+    return result
 
 
 def write_answer(answer: Any, problem: Any, folder: Path) -> None:

@@ -51,6 +51,7 @@ def _graph(reader: RunReader) -> Figure:
     places = nx.kamada_kawai_layout(graph) if len(graph) > 1 else {next(iter(graph)): (0.0, 0.0)}
     rates = np.array([data.get(RATE, 0.0) for _, _, data in graph.edges(data=True)])
     gaps = reader.evidence("nodes.csv")
+    rounds = reader.config.get("options", {}).get("algorithm", "dadao") != "dadao"
     canvas = Canvas(figsize=(6.6, 5.4), layout="constrained")
     axis = canvas.subplots()
     axis.axis("off")
@@ -73,7 +74,7 @@ def _graph(reader: RunReader) -> Figure:
     axis.margins(0.12)
     idle = int((rates == 0).sum())
     axis.set_title("How often neighbours talk")
-    unit = "exchanges a unit of time" if "rate" in _claims(reader) else "exchanges a round"
+    unit = "exchanges a round" if rounds else "exchanges a unit of time"
     text = f"Edges as wide as their rates, {rates.min() if len(rates) else 0:.3g} to {rates.max() if len(rates) else 0:.3g} {unit} ({rates.sum():.4g} in all)"
     text += f"; {idle} dotted edges are not used." if idle else "."
     return Figure("graph", text, canvas, alt=f"A graph of {len(gaps['node'])} nodes with edges of different width")
@@ -85,18 +86,25 @@ def _errors(reader: RunReader) -> Figure:
     history = {name: np.asarray(column, dtype=float) for name, column in reader.history.items()}
     total = history["distance"] + history["gap"]
     known = np.isfinite(total) & (total > 0)
-    canvas = Canvas(figsize=(6.6, 4.2), layout="constrained")
-    axis = canvas.subplots()
-    for name, colour, text in (("exchanges", OURS, "exchanges"), ("gradients", GRADIENTS, "gradients")):
-        axis.semilogy(history[name][known], total[known], "-", color=colour, lw=2, label=f"over {text}")
-    axis.set(
-        xlabel="exchanges or gradients so far",
-        ylabel="proved distance",
-        title="Distance of the farthest node to the minimiser",
-    )
-    axis.grid(alpha=0.25)
-    axis.legend()
+    nodes = len(reader.evidence("nodes.csv")["node"])
+    peers = reader.evidence("peers.npz") if reader.has("evidence/peers.npz") else {}
+    canvas = Canvas(figsize=(7.4, 3.9), layout="constrained")
+    axes = canvas.subplots(1, 2, sharey=True)
+    for axis, name, place in zip(axes, ("exchanges", "gradients"), (1, 0), strict=True):
+        axis.semilogy(history[name][known], total[known], "-", color=OURS, lw=2.2, label="this run")
+        for (peer, curve), colour in zip(peers.items(), (GRADIENTS, BOUND), strict=False):
+            spent = curve[:, place] * (nodes if place == 0 else 1)
+            axis.semilogy(
+                spent, np.maximum(curve[:, 2], 1e-17), "--", color=colour, lw=1.5, label=f"{peer.upper()}, in rounds"
+            )
+        axis.set(xlabel=name, xlim=(0, None))
+        axis.grid(alpha=0.25)
+        axis.ticklabel_format(axis="x", style="sci", scilimits=(-3, 4))
+    axes[0].set(ylabel="proved distance of the farthest node")
+    axes[0].legend(fontsize=9)
+    canvas.suptitle("How far the nodes are from the minimiser")
+    beside = " Dashed: synchronous methods on the same data, where an exchange is one use of an edge." if peers else ""
     return Figure(
-        "error", "Proved distance of the farthest node to the minimiser, over the exchanges and the gradients spent.", canvas,
-        alt="Two falling curves on a logarithmic scale",
+        "error", f"Proved distance of the farthest node to the minimiser over exchanges (left) and gradients (right).{beside}", canvas,
+        alt="Falling curves on a logarithmic scale over exchanges and over gradients",
     )  # fmt: skip

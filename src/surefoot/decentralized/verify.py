@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from surefoot.core.verify import Check
 from surefoot.decentralized.verify_answer import distance, node_distance, suboptimality
 from surefoot.decentralized.verify_graph import design, gossip
+from surefoot.decentralized.verify_peers import beside_extra, beside_nids
 from surefoot.decentralized.verify_rate import mean_square, rate, sufficient_time
 
 CHECKS: Mapping[str, Check] = {
@@ -18,4 +19,6 @@ CHECKS: Mapping[str, Check] = {
     "rate": rate,
     "mean-square": mean_square,
     "time": sufficient_time,
+    "beside-nids": beside_nids,
+    "beside-extra": beside_extra,
 }
