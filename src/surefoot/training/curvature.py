@@ -100,14 +100,15 @@ class CurvatureOperator:
         """A random vector (P,), its direction uniform on the sphere."""
         return torch.randn(self.dim, generator=generator, dtype=self.point.dtype).to(self.point.device)
 
-    def to_scipy(self) -> LinearOperator:
+    def to_scipy(self) -> Any:
         """As a scipy `LinearOperator`, for `scipy.sparse.linalg.eigsh` and the like."""
 
         def product(v: Any) -> Any:
             given = torch.as_tensor(np.asarray(v).ravel(), dtype=self.point.dtype, device=self.point.device)
             return self(given).cpu().numpy()
 
-        return LinearOperator((self.dim, self.dim), matvec=product, rmatvec=product, dtype=self.point.cpu().numpy().dtype)
+        made: Any = LinearOperator  # its stubs know no shape
+        return made((self.dim, self.dim), matvec=product, rmatvec=product, dtype=self.point.cpu().numpy().dtype)
 
 
 def ggn_operator(model: Any, loss: Any, point: Tensor) -> Any:
@@ -141,7 +142,9 @@ def top_eigenpairs(
     )  # fmt: skip
 
 
-def preconditioned(operator: CurvatureOperator, second_moment: Mapping[str, Tensor] | Tensor, epsilon: float = 1e-8) -> Any:
+def preconditioned(
+    operator: CurvatureOperator, second_moment: Mapping[str, Tensor] | Tensor, epsilon: float = 1e-8
+) -> Any:
     """``D^-1/2 H D^-1/2`` with ``D = diag(sqrt(v) + epsilon)``: the curvature that Adam's steps see.
 
     Args:
@@ -165,7 +168,8 @@ def row_products(problem: Curvature, rows: Tensor, vectors: Tensor) -> Tensor:
 
         if problem.kind == "hessian":
             return hvp(lambda w: loss(flat(w, x[None])), point, v)
-        outputs, pull = functorch.vjp(lambda w: flat(w, x[None]), point)
+        pulled: Any = functorch.vjp(lambda w: flat(w, x[None]), point)
+        outputs, pull = pulled
         pushed = functorch.jvp(lambda w: flat(w, x[None]), (point,), (v,))[1]
         return pull(hvp(loss, outputs, pushed))[0]
 

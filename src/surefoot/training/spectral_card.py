@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -35,7 +35,9 @@ class Options:
     draws: int = 200
     """Batches drawn from the rows' compressed curvature, for the prediction."""
     repeats: int = 8
-    """Batches measured at least, a size; small ones more often."""
+    """Batches measured at least, a size."""
+    most: int = 64
+    """Small batches vary more: up to so many are measured."""
     thresholds: int = 24
     """How many of them have their threshold measured, a size."""
     trained: int = 60
@@ -62,7 +64,7 @@ def load(options: Options, inputs: Inputs) -> Curvature:
     from surefoot.training.spectral_problem import Curvature, Plan
 
     plan = Plan(
-        tuple(options.batches), options.outliers, options.steps, options.probes, options.draws, options.repeats, options.thresholds,
+        tuple(options.batches), options.outliers, options.steps, options.probes, options.draws, options.repeats, options.most, options.thresholds,
         options.trained,
     )  # fmt: skip
     if options.rows < 0:
@@ -103,7 +105,13 @@ def _sample(options: Options, inputs: Inputs) -> Any:
     network = make(options.network, digits.images.shape[2], Streams(0))
     if inputs.only is None:  # a check takes the weights from the evidence
         network = train(network, x, y, Streams(0), steps=options.training)
-    settings = {"data": digest, "network": options.network, "steps": options.training, "rows": len(x), "double": options.double}
+    settings = {
+        "data": digest,
+        "network": options.network,
+        "steps": options.training,
+        "rows": len(x),
+        "double": options.double,
+    }
     return network, x.to(inputs.device), y.to(inputs.device), {"trained": settings}
 
 
@@ -145,7 +153,7 @@ def tiny() -> Sequence[tuple[Any, Any]]:
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.copy_(0.7 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
-    plan = Plan((4, 12, 24), outliers=2, steps=12, probes=1, draws=5, repeats=2, thresholds=1, trained=4)
+    plan = Plan((4, 12, 24), outliers=2, steps=12, probes=1, draws=5, repeats=2, most=3, thresholds=1, trained=4)
     return [(Curvature(network, x, y, kind=kind, plan=plan), MeasureRates()) for kind in ("ggn", "hessian")]
 
 
@@ -184,7 +192,7 @@ CARD = System(
     peers=("pyhessian", "curvlinops"),
     tiny=tiny,
     tiny_options={
-        "batches": (4, 130), "rows": 140, "outliers": 2, "steps": 15, "probes": 1, "draws": 4, "repeats": 1, "thresholds": 1, "trained": 3,
-        "training": 20, "double": True,
+        "batches": (4, 6), "rows": 8, "outliers": 2, "steps": 8, "probes": 1, "draws": 2, "repeats": 1, "most": 1, "thresholds": 1,
+        "trained": 1, "training": 20, "double": True,
     },
 )  # fmt: skip

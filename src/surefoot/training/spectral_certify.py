@@ -34,7 +34,15 @@ def certificate(problem: Curvature, state: MeasureState, answer: Rates) -> Certi
     double = problem
     if Flattened(problem.model).vector().dtype != torch.float64:
         x, y = (t.double() if t.is_floating_point() else t for t in (problem.inputs, problem.targets))
-        double = Curvature(copy.deepcopy(problem.model).double(), x, y, problem.criterion, problem.kind, problem.plan, problem.population)
+        double = Curvature(
+            copy.deepcopy(problem.model).double(),
+            x,
+            y,
+            problem.criterion,
+            problem.kind,
+            problem.plan,
+            problem.population,
+        )
     operator = CurvatureOperator.of(double)
     vectors = state.leading.double()
     vectors = vectors / torch.linalg.vector_norm(vectors, dim=0)
@@ -55,7 +63,10 @@ def certificate(problem: Curvature, state: MeasureState, answer: Rates) -> Certi
         weights = {name: value.detach().cpu().numpy() for name, value in problem.model.state_dict().items()}
         evidence["network.npz"], settings["network"] = weights, fingerprint(weights)
         base.append("network.npz")
-    claims = [_eigenvalue(values, residuals, problem, tuple(base)), _extreme(problem, state, upper_bound(problem, state), tuple(base))]
+    claims = [
+        _eigenvalue(values, residuals, problem, tuple(base)),
+        _extreme(problem, state, upper_bound(problem, state), tuple(base)),
+    ]
     if problem.plan.probes:
         evidence["density.npz"] = {"nodes": state.nodes.numpy(), "weights": state.weights.numpy()}
         trace = float((state.nodes.double() * state.weights.double()).sum(dim=1).mean()) * state.leading.shape[0]
@@ -125,8 +136,8 @@ def _thresholds(problem: Curvature, answer: Rates, needed: tuple[str, ...]) -> l
     if np.isfinite(answer.trains).any():
         claims.append(Claim(
             name="trains",
-            statement=f"Smallest factor, over the batch sizes, between the largest tried rate that still trains ({problem.plan.trained} steps) and the predicted local threshold; "
-            "it is shown, not predicted.",
+            statement=f"Smallest factor, over the batch sizes, between the largest tried rate at which {problem.plan.trained} steps of descent keep the loss within "
+            "twice its start, and the predicted local threshold; it is shown, not predicted.",
             value=float(np.nanmin(answer.trains / answer.rate)), kind="measured", check="trains", evidence=needed,
         ))  # fmt: skip
     return claims

@@ -48,10 +48,22 @@ def _rates(rates: Rates) -> Figure:
     linear = rates.rate[0] * rates.batch / rates.batch[0]
     low, high = np.nanmin(rates.rate), np.nanmax(np.concatenate([rates.rate, rates.threshold, rates.trains]))
     seen = linear <= 1.5 * high
-    axis.plot(rates.batch[seen], linear[seen], color=GREY, linestyle=":", linewidth=1.2, label="linear in the batch size")
-    axis.plot(rates.batch, rates.threshold, "o", color=BLUE, markersize=6, markerfacecolor="white", label="measured: a step's perturbation grows")
+    axis.plot(
+        rates.batch[seen], linear[seen], color=GREY, linestyle=":", linewidth=1.2, label="linear in the batch size"
+    )
+    axis.plot(
+        rates.batch,
+        rates.threshold,
+        "o",
+        color=BLUE,
+        markersize=6,
+        markerfacecolor="white",
+        label="measured: a step's perturbation grows",
+    )
     if np.isfinite(rates.trains).any():
-        axis.plot(rates.batch, rates.trains, "^", color=ORANGE, markersize=6, label="largest tried rate that still trains")
+        axis.plot(
+            rates.batch, rates.trains, "^", color=ORANGE, markersize=6, label="largest tried rate that still trains"
+        )
     axis.set(xscale="log", yscale="log", xlabel="rows a batch", ylabel="learning rate", ylim=(low / 1.5, high * 1.6))
     _sizes(axis, rates)
     axis.legend(frameon=False, fontsize=8)
@@ -70,15 +82,41 @@ def _eigenvalues(rates: Rates, measured: np.ndarray) -> Figure:
         shown = row[np.isfinite(row)]
         axis.plot(np.full(len(shown), size), shown, ".", color=GREY, markersize=4, alpha=0.5)
     axis.errorbar(
-        rates.batch, rates.measured, 2 * rates.spread, fmt="o", color=ORANGE, markersize=5, capsize=3, label="measured, mean with two standard errors"
+        rates.batch,
+        rates.measured,
+        2 * rates.spread,
+        fmt="o",
+        color=ORANGE,
+        markersize=5,
+        capsize=3,
+        label="measured, mean with two standard errors",
     )
     axis.plot(rates.batch, rates.predicted, color=BLUE, linewidth=1.8, label="predicted from the rows' curvature")
-    axis.plot(rates.batch, rates.theorem, color=GREEN, linestyle="--", linewidth=1.3, label="theorem, variance along the eigenvector")
-    axis.plot(rates.batch, rates.isotropic, color=GREY, linestyle=":", linewidth=1.3, label="theorem, variance of a random direction")
+    axis.plot(
+        rates.batch,
+        rates.theorem,
+        color=GREEN,
+        linestyle="--",
+        linewidth=1.3,
+        label="theorem, variance along the eigenvector",
+    )
+    axis.plot(
+        rates.batch,
+        rates.isotropic,
+        color=GREY,
+        linestyle=":",
+        linewidth=1.3,
+        label="theorem, variance of a random direction",
+    )
     axis.set(xscale="log", yscale="log", xlabel="rows a batch", ylabel="top eigenvalue")
     _sizes(axis, rates)
     axis.legend(frameon=False, fontsize=8)
-    return Figure("eigenvalues", "Top eigenvalue of a batch's curvature matrix; grey dots: single batches.", canvas, "Top eigenvalue falling with the batch size")
+    return Figure(
+        "eigenvalues",
+        "Top eigenvalue of a batch's curvature matrix; grey dots: single batches.",
+        canvas,
+        "Top eigenvalue falling with the batch size",
+    )
 
 
 def _sizes(axis: object, rates: Rates) -> None:
@@ -102,7 +140,14 @@ def _density(reader: RunReader) -> Figure:
     axis.fill_between(t, 1e-7, np.maximum(density, 1e-7), color=BLUE, alpha=0.25, linewidth=0)
     axis.plot(t, np.maximum(density, 1e-7), color=BLUE, linewidth=1.2)
     for place, value in enumerate(values):
-        axis.axvline(value, color=ORANGE, linewidth=1, linestyle="--", label="leading eigenvalues" if place == 0 else None)
+        axis.axvline(
+            value, color=ORANGE, linewidth=1, linestyle="--", label="leading eigenvalues" if place == 0 else None
+        )
     axis.set(yscale="log", xlabel="eigenvalue", ylabel="spectral density", ylim=(1e-6, None))
     axis.legend(frameon=False, fontsize=8)
-    return Figure("density", f"Spectral density from {len(nodes)} random probes, each node widened by {width:.2g}.", canvas, "Spectral density with a spike at zero")
+    return Figure(
+        "density",
+        f"Spectral density from {len(nodes)} random probes, each node widened by {width:.2g}.",
+        canvas,
+        "Spectral density with a spike at zero",
+    )

@@ -50,7 +50,9 @@ def effective_batch(batch: float, population: int | None, *, replacement: bool =
     if population is None or replacement:
         return float(batch)
     if batch > population:
-        raise ValueError(f"the batch size {batch} is larger than the data ({population} rows); choose one up to {population}")
+        raise ValueError(
+            f"the batch size {batch} is larger than the data ({population} rows); choose one up to {population}"
+        )
     return math.inf if batch == population else batch / (1 - batch / population)
 
 

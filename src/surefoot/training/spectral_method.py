@@ -22,12 +22,13 @@ from surefoot.training.spectral_problem import Curvature, Rates
 __all__ = ["MeasureRates", "MeasureState", "growth_threshold", "measured_batches", "still_trains"]
 
 ROWS = 128  # rows of a unit of work on single rows
-ROW_BUDGET, MOST_BATCHES = 2048, 64  # small batches vary more: measure as many as have so many rows together
+ROW_BUDGET = 2048  # small batches vary more: measure as many as have so many rows together
 TIGHT = 1e-3  # relative tolerance of a measured batch's top eigenvalue
-LINEAR_STEPS, NUDGE = 60, 1e-5  # linearised steps at most, and the finite difference's length
-SETTLED = 0.02  # part of the perturbation that the step still turns elsewhere; the factor is right to its square
+TURNS, NUDGE = 200, 1e-5  # linearised steps until the direction has settled, at most; length of the finite difference
+SETTLED = 0.02  # part of the perturbation that still turns elsewhere; the factor is right to its square
 LADDER = math.sqrt(2)  # ratio of neighbouring rates in the search for one that still trains
-LONGEST = 16  # rungs
+LOST = 2.0  # a run whose loss has grown beyond this factor no longer trains
+LONGEST, BELOW = 22, 6  # rungs, the first an eighth of the predicted rate
 
 
 @dataclass(kw_only=True)
@@ -55,7 +56,7 @@ def measured_batches(problem: Curvature, size: int) -> int:
     """How many batches of that size are measured."""
     if size == problem.rows:
         return 1
-    return max(problem.plan.repeats, min(MOST_BATCHES, ROW_BUDGET // size))
+    return max(problem.plan.repeats, min(problem.plan.most, ROW_BUDGET // size))
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class MeasureRates(Method[Curvature, MeasureState, Rates]):
         rate = rates(state)
         tried = np.nan_to_num(state.tried.numpy(), nan=0.0)
         rungs = np.array([int(np.flatnonzero(t)[-1]) if t.any() else -1 for t in tried])
-        trains = np.where(np.isnan(state.tried.numpy()).all(axis=1) | (rungs < 0), np.nan, rate * LADDER ** rungs.astype(float))
+        trains = np.where(rungs < 0, np.nan, rate * LADDER ** (rungs - BELOW).astype(float))
         return Rates(
             batch=np.array(plan.batches, dtype=np.int64), predicted=state.drawn.mean(dim=1).numpy(),
             theorem=np.array([law.moved_eigenvalue(top, max(along, 0.0), b) for b in rows]),
@@ -163,12 +164,18 @@ def _spectrum(problem: Curvature, state: MeasureState, operator: CurvatureOperat
     pairs = top_eigenpairs(
         operator, k, generator=state.streams.torch("spectrum"), tolerance=plan.tolerance, steps=max(plan.steps, k + 4)
     )
-    signs = pairs.vectors.gather(0, pairs.vectors.abs().argmax(dim=0, keepdim=True)).sign()  # the largest entry is positive
+    signs = pairs.vectors.gather(
+        0, pairs.vectors.abs().argmax(dim=0, keepdim=True)
+    ).sign()  # the largest entry is positive
     state.values, state.leading, state.products = pairs.values, pairs.vectors * signs, pairs.steps
     state.count(product=pairs.steps)
     if problem.kind == "hessian":
         low = top_eigenpairs(
-            operator, generator=state.streams.torch("lowest"), tolerance=plan.tolerance, steps=plan.steps, end="smallest"
+            operator,
+            generator=state.streams.torch("lowest"),
+            tolerance=plan.tolerance,
+            steps=plan.steps,
+            end="smallest",
         )
         state.lowest = float(low.values[0])
         state.count(product=low.steps)
@@ -216,24 +223,38 @@ def growth_threshold(problem: Curvature, rows: Tensor, start: Tensor, guess: flo
     """Smallest rate at which a perturbation of a descent step on these rows grows, near a guess.
 
     The step's derivative is taken by central differences of real gradients in float64, so that it is the loss's own curvature whatever
-    `kind` the problem has. The perturbation follows what the step turns over: directions of negative curvature grow at any rate and are no
-    matter of its size. Its growth factor is brought to 1 by the secant rule.
+    `kind` the problem has. The perturbation first turns into the direction that the step turns over most (directions of negative curvature grow
+    at any rate, and are no matter of its size); then its growth over linearised steps is brought to 1 by the secant rule.
 
     Args:
         start: where the perturbation points at first (P,); a direction of large curvature.
         guess: of the rate.
     """
     gradient, point = _gradient(problem, rows), Flattened(problem.model).vector().double()
-    rate, v = guess, start.double() / torch.linalg.vector_norm(start.double())
-    for t in range(LINEAR_STEPS):
-        bend = (gradient(point + NUDGE * v) - gradient(point - NUDGE * v)) / (2 * NUDGE)
-        after = v - rate * bend
-        factor = -float(torch.dot(v, after))
-        settled = torch.linalg.vector_norm(after + factor * v) <= SETTLED
+
+    def bent(v: Tensor) -> Tensor:
+        return (gradient(point + NUDGE * v) - gradient(point - NUDGE * v)) / (2 * NUDGE)
+
+    v, shift = start.double() / torch.linalg.vector_norm(start.double()), 0.0
+    for _ in range(TURNS):
+        bend = bent(v)
+        along = float(torch.dot(v, bend))
+        settled = float(torch.linalg.vector_norm(bend - along * v)) <= SETTLED * along
+        if along <= 0:  # negative curvature won: lift all of it above zero
+            shift = max(shift, float(torch.linalg.vector_norm(bend)))
+        v = bend + shift * v
+        v = v / torch.linalg.vector_norm(v).clamp_min(1e-300)
+        if settled:
+            break
+    rate = guess
+    for _ in range(4):
+        u, factor = v, 0.0
+        for _ in range(2):
+            after = u - rate * bent(u)
+            factor = -float(torch.dot(u, after))
+            u = after / torch.linalg.vector_norm(after).clamp_min(1e-300)
         rate *= 2 / max(1 + factor, 0.1)  # |1 - rate lam| = factor
-        turned = v - after
-        v = turned / torch.linalg.vector_norm(turned).clamp_min(1e-300)
-        if t and settled:
+        if abs(factor - 1) < 1e-4:
             break
     return rate
 
@@ -248,7 +269,7 @@ def _gradient(problem: Curvature, rows: Tensor, dtype: torch.dtype = torch.float
 
 
 def still_trains(problem: Curvature, size: int, rate: float, streams: Streams) -> bool:
-    """Whether plain descent with fresh batches ends with a finite loss on all rows, no larger than it began with."""
+    """Whether plain descent with fresh batches ends with at most twice the loss on all rows that it began with."""
     flat, losses = Flattened(problem.model), problem.losses
     w = flat.vector()
 
@@ -260,20 +281,22 @@ def still_trains(problem: Curvature, size: int, rate: float, streams: Streams) -
     for t in range(problem.plan.trained):
         rows = problem.batch(streams.numpy("train", size, t), size)
         x, y = problem.inputs[rows], problem.targets[rows]
-        w = w - rate * torch.func.grad(lambda u, x=x, y=y: losses(flat(u, x), y).mean())(w)
+        w = w.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(losses(flat(w, x), y).mean(), w)
+        w = w.detach() - rate * gradient
         if not bool(torch.isfinite(w).all()):
             return False
-    return whole(w) <= before
+    return whole(w) <= LOST * before
 
 
 def _ladder(problem: Curvature, size: int, rate: float, streams: Streams) -> list[float]:
-    """Rates ``rate sqrt(2)^j``, upwards in octaves until one fails, then the half octave below it."""
+    """Rates from ``rate / 8`` upwards in octaves until one fails, then the half octave below it."""
     found = [math.nan] * LONGEST
     for j in range(0, LONGEST, 2):
-        found[j] = float(still_trains(problem, size, rate * LADDER**j, streams))
+        found[j] = float(still_trains(problem, size, rate * LADDER ** (j - BELOW), streams))
         if not found[j]:
             if j:
-                found[j - 1] = float(still_trains(problem, size, rate * LADDER ** (j - 1), streams))
+                found[j - 1] = float(still_trains(problem, size, rate * LADDER ** (j - 1 - BELOW), streams))
             break
     return found
 

@@ -10,7 +10,6 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from surefoot.numerics.autodiff import Flattened, hvp
 from surefoot.records.fingerprint import fingerprint
@@ -35,12 +34,12 @@ def row_losses(criterion: str | nn.Module | Criterion) -> Criterion:
         ValueError: a torch loss that is no mean of row losses.
     """
     if criterion == "cross-entropy":
-        return lambda z, y: _by_row(F.cross_entropy(z, y, reduction="none"))
+        return lambda z, y: _by_row(nn.functional.cross_entropy(z, y, reduction="none"))
     if criterion == "squared":
         return lambda z, y: _by_row((z - y.to(z.dtype).view_as(z)) ** 2)
     if criterion == "logistic":
         return lambda z, y: _by_row(
-            F.binary_cross_entropy_with_logits(z, y.to(z.dtype).view_as(z), reduction="none")
+            nn.functional.binary_cross_entropy_with_logits(z, y.to(z.dtype).view_as(z), reduction="none")
         )
     if isinstance(criterion, nn.Module) and hasattr(criterion, "reduction"):
         if criterion.reduction == "sum" or getattr(criterion, "weight", None) is not None:
@@ -48,7 +47,7 @@ def row_losses(criterion: str | nn.Module | Criterion) -> Criterion:
                 f"{type(criterion).__name__} with reduction={criterion.reduction!r}{' and class weights' if criterion.reduction != 'sum' else ''} "
                 "is not a mean of row losses; give one with reduction='mean' and no weights, or a function that returns (n,) losses"
             )
-        each = copy.deepcopy(criterion)
+        each: Any = copy.deepcopy(criterion)
         each.reduction = "none"
         return lambda z, y: _by_row(each(z, y))
     if callable(criterion):
@@ -70,7 +69,8 @@ class Plan:
         steps: most Lanczos steps.
         probes: random starts of the spectral density; 0 leaves it out.
         draws: batches drawn from the compressed curvature, for the prediction.
-        repeats: batches whose matrix is really measured, a size.
+        repeats: batches whose matrix is really measured, a size, at least.
+        most: of small ones up to so many are measured, since they vary more: as many as have 2,048 rows together.
         thresholds: how many of those also have their threshold measured.
         trained: descent steps of the search for the largest rate that still trains; 0 leaves it out.
         tolerance: of eigenpairs, relative.
@@ -83,13 +83,14 @@ class Plan:
     probes: int = 2
     draws: int = 100
     repeats: int = 8
+    most: int = 64
     thresholds: int = 2
     trained: int = 60
     tolerance: float = 1e-3
     failure: float = 1e-3
 
     def __post_init__(self) -> None:
-        for name in ("outliers", "steps", "draws", "repeats"):
+        for name in ("outliers", "steps", "draws", "repeats", "most"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
         for name in ("probes", "thresholds", "trained"):
@@ -144,7 +145,9 @@ class Curvature:
             raise ValueError(f"the population is {self.population}, fewer than the {rows} rows given")
         for name, values in (("inputs", self.inputs), ("targets", self.targets)):
             if values.is_floating_point() and not bool(torch.isfinite(values).all()):
-                bad = int((~torch.isfinite(values.flatten(1) if values.ndim > 1 else values[:, None])).any(1).nonzero()[0])
+                bad = int(
+                    (~torch.isfinite(values.flatten(1) if values.ndim > 1 else values[:, None])).any(1).nonzero()[0]
+                )
                 raise ValueError(f"the {name} hold NaN or infinite numbers (row {bad}); clean them first")
         _check_model(self)
 
@@ -170,7 +173,11 @@ class Curvature:
         return torch.from_numpy(np.sort(generator.choice(self.rows, size, replace=False)))
 
     def fingerprint(self) -> str:
-        own = self.identity if self.identity is not None else {k: v.detach().cpu() for k, v in self.model.state_dict().items()}
+        own = (
+            self.identity
+            if self.identity is not None
+            else {k: v.detach().cpu() for k, v in self.model.state_dict().items()}
+        )
         how = self.criterion if isinstance(self.criterion, str) else repr(self.criterion)
         return fingerprint(
             own, str(self.model), self.inputs.cpu(), self.targets.cpu(), how if isinstance(self.criterion, str | nn.Module) else "function",
@@ -242,7 +249,9 @@ def _check_rows(problem: Curvature, trained: Mapping[str, nn.Parameter]) -> None
         if not isinstance(z, Tensor) or len(z) != len(x):
             raise ValueError(f"the model returned {type(z).__name__}; expected a tensor with one row an input")
         if each.shape != (len(x),):
-            raise ValueError(f"the loss returned shape {tuple(each.shape)}; expected one loss a row, ({len(x)},), so that a batch's is their mean")
+            raise ValueError(
+                f"the loss returned shape {tuple(each.shape)}; expected one loss a row, ({len(x)},), so that a batch's is their mean"
+            )
         if not bool(torch.isfinite(each).all()):
             raise ValueError("the loss of the first rows is NaN or infinite; check the data and the weights")
         with torch.no_grad():

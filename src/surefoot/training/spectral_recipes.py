@@ -33,7 +33,10 @@ def from_recipe(inputs: Inputs, *, rows: int) -> tuple[nn.Module, Tensor, Tensor
         UnsafeFileError: code that is not trusted.
         ValueError: the factory returns something else.
     """
-    factory = inputs.factory("case")
+    try:
+        factory = inputs.factory("case")
+    except AttributeError as error:
+        raise ValueError(f"the recipe's module has no such function: {error}") from error
     record = inputs.records[-1]
     place = inspect.getsourcefile(inspect.unwrap(factory))  # the code's own file counts as the input
     if place is not None and Path(place).is_file():
@@ -51,7 +54,13 @@ def from_recipe(inputs: Inputs, *, rows: int) -> tuple[nn.Module, Tensor, Tensor
             raise ValueError(f"the weights do not fit the recipe {record['path']}: {error}") from error
     x, y, population = materialise(made[1], rows)
     device = torch.device(inputs.device)
-    return model.to(device).eval(), x.to(device), y.to(device), made[2] if len(made) == 3 else "cross-entropy", population
+    return (
+        model.to(device).eval(),
+        x.to(device),
+        y.to(device),
+        made[2] if len(made) == 3 else "cross-entropy",
+        population,
+    )
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -93,12 +102,16 @@ def materialise(data: Any, rows: int, seed: int = 0) -> tuple[Tensor, Tensor, in
     if isinstance(data, DataLoader):
         collate, data = data.collate_fn, data.dataset
     if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
-        raise ValueError(f"the data are a {type(data).__name__} without length or index; give a DataLoader over a map-style data set")
+        raise ValueError(
+            f"the data are a {type(data).__name__} without length or index; give a DataLoader over a map-style data set"
+        )
     chosen = _chosen(len(data), rows, seed).tolist()
     pieces = [_pair(collate([data[i] for i in chosen[s : s + 256]])) for s in range(0, len(chosen), 256)]
     again = _pair(collate([data[chosen[0]]]))
     if not torch.equal(again[0][0], pieces[0][0][0]):
-        raise ValueError("the first item differs when it is read again: turn random augmentation off for measuring curvature")
+        raise ValueError(
+            "the first item differs when it is read again: turn random augmentation off for measuring curvature"
+        )
     return torch.cat([p[0] for p in pieces]), torch.cat([p[1] for p in pieces]), len(data)
 
 
@@ -110,7 +123,9 @@ def _chosen(total: int, rows: int, seed: int) -> Tensor:
 
 def _pair(batch: Any) -> tuple[Tensor, Tensor]:
     if not isinstance(batch, tuple | list) or len(batch) != 2 or not all(isinstance(t, Tensor) for t in batch):
-        raise ValueError(f"a batch of the data is a {type(batch).__name__}; expected a pair of tensors (inputs, targets)")
+        raise ValueError(
+            f"a batch of the data is a {type(batch).__name__}; expected a pair of tensors (inputs, targets)"
+        )
     return batch[0], batch[1]
 
 
@@ -137,4 +152,9 @@ def read_rates(path: Path) -> Rates:
         columns = dict(zip(names, np.array(cells).T, strict=True))
     except ValueError as error:
         raise UnsafeFileError(f"{path.name} holds a cell that is no number, or a short row") from error
-    return Rates(**{**columns, "batch": columns["batch"].astype(np.int64) if np.isfinite(columns["batch"]).all() else columns["batch"]})
+    return Rates(
+        **{
+            **columns,
+            "batch": columns["batch"].astype(np.int64) if np.isfinite(columns["batch"]).all() else columns["batch"],
+        }
+    )
