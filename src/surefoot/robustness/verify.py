@@ -347,16 +347,18 @@ def _soft(row: _Row, logits: Array) -> Array:
     if row.strategy.map.kind == "softmax":
         values = special.softmax(b * logits, axis=1)
     else:
-        values = np.stack([_projected(b * z, mass) for z in logits]) / mass
+        values = _projected(b * logits, mass) / mass
     return np.stack([values[:, row.bucket == k].sum(axis=1) for k in range(int(row.bucket.max()) + 1)], axis=1)
 
 
 def _projected(z: Array, mass: float) -> Array:
-    """Projection on the simplex by bisection of its threshold."""
-    low, high = float(z.max()) - mass, float(z.max())
+    """Projections of rows (n, c) on the simplex by bisection of their thresholds."""
+    high = z.max(axis=1, keepdims=True)
+    low = high - mass
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if np.maximum(z - middle, 0).sum() > mass else (low, middle)
+        above = np.maximum(z - middle, 0).sum(axis=1, keepdims=True) > mass
+        low, high = np.where(above, middle, low), np.where(above, high, middle)
     return np.maximum(z - low, 0)
 
 
