@@ -56,7 +56,9 @@ def structure_from_motion(
     """
     files = picture_files(photos)
     if len(files) < 3:
-        raise UnsafeFileError(f"{photos} holds {len(files)} photos; structure from motion needs three or more that overlap")
+        raise UnsafeFileError(
+            f"{photos} holds {len(files)} photos; structure from motion needs three or more that overlap"
+        )
     if importlib.util.find_spec("pycolmap") is None:
         raise ImportError("photos without cameras need structure from motion: pip install 'surefoot[colmap]'")
     settings = {"camera": camera, "order": order, "largest": largest, "threads": threads, "seed": seed}
@@ -75,10 +77,14 @@ def structure_from_motion(
             raise UnsafeFileError(
                 f"structure from motion of {photos.name}: {outcome['failed']}; expected photos that overlap by half and are sharp"
             )
-        found["it"] = Structure(tuple(outcome["photos"]), tuple(outcome["registered"]), outcome["points"], outcome["error"])
+        found["it"] = Structure(
+            tuple(outcome["photos"]), tuple(outcome["registered"]), outcome["points"], outcome["error"]
+        )
 
     write_folder(out, fill)
     structure = found["it"]
     if structure.missed:
-        logger.warning("%d of %d photos could not be posed: %s", len(structure.missed), len(files), ", ".join(structure.missed[:5]))
+        logger.warning(
+            "%d of %d photos could not be posed: %s", len(structure.missed), len(files), ", ".join(structure.missed[:5])
+        )
     return structure

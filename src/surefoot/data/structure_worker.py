@@ -63,4 +63,4 @@ def main(photos: Path, out: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     outcome = main(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]))
-    print("\n" + json.dumps(outcome))
+    sys.stdout.write("\n" + json.dumps(outcome) + "\n")
