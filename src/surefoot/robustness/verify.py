@@ -358,7 +358,9 @@ def _check_calibration(problem: Certification, settings: Mapping[str, Any]) -> N
             if labels is None or choice.top == labels[i]:
                 merit[which] += max(choice.predicted, 0.0)
     mine, most = merit[plan.maps[int(settings["fixed_map"])]], max(merit.values())
-    _require(mine >= most * (1 - 1e-4) - 1e-9, f"the fixed map promises {mine:g} on the calibration, another one {most:g}")
+    _require(
+        mine >= most * (1 - 1e-4) - 1e-9, f"the fixed map promises {mine:g} on the calibration, another one {most:g}"
+    )
 
 
 def _soft(row: _Row, logits: Array) -> Array:
