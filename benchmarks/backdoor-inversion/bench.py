@@ -85,7 +85,7 @@ def ladder(bench: Bench, data: Path) -> None:
             **{f"stopped at {r:.3g}": stops.count(r) for r in sorted({f["radius"] for f in found})},
             "true success": mean(f["true"] for _, f in mine) if chosen else None,
             "recovered": mean(f["recovered"] for _, f in mine) if chosen else None,
-            "gradient evaluations": round(mean(f["evaluations"] for _, f in mine)), "seconds": mean(f["seconds"] for _, f in mine),
+            "gradient evaluations": round(mean(f["evaluations"] for _, f in mine)),
         })  # fmt: skip
     area = roc_auc_score([bool(e.trigger) for e in entries], [f["score"] for f in found])
     bench.note(f"default ladder of budgets: AUROC of the score at the budget where a scan stops {area:.4g}")
