@@ -1,8 +1,9 @@
-"""What each rank of the distributed tests does; started by them with (rank, ranks, how, store file, result file)."""
+"""What each rank of the distributed tests does; started by them with (rank, ranks, store file, folder, how...)."""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -15,7 +16,9 @@ from surefoot.training import Auto, DropMuon
 
 def network() -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 5))
+    return nn.Sequential(
+        nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 5)
+    )
 
 
 def data() -> tuple[torch.Tensor, torch.Tensor]:
@@ -73,11 +76,12 @@ def train(how: str, rank: int, ranks: int, steps: int = 12) -> tuple[dict[str, t
 
 
 def main() -> None:
-    rank, ranks, how, store, result = int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:6]
+    rank, ranks, store, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=ranks)
     torch.set_num_threads(1)
-    weights, starts = train(how, rank, ranks)
-    save_file({**weights, "starts": torch.tensor(starts)}, result)
+    for how in sys.argv[5:]:
+        weights, starts = train(how, rank, ranks)
+        save_file({**weights, "starts": torch.tensor(starts)}, folder / f"{how}-{rank}.safetensors")
     dist.barrier()
     dist.destroy_process_group()
 

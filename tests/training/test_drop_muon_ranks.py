@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+HOWS = ("ddp", "own", "fsdp", "auto")
 SCRIPT = Path(__file__).with_name("drop_muon_ranks.py")
 
 
@@ -21,20 +22,28 @@ def alone(how: str):
     return module.train(how, 0, 1)
 
 
-@pytest.mark.parametrize("how", ["ddp", "own", "fsdp", "auto"])
-def test_ranks_draw_and_train_alike(how, tmp_path):
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
     if not torch.distributed.is_available():
         pytest.skip("this torch has no torch.distributed")
-    results = [tmp_path / f"{rank}.safetensors" for rank in range(2)]
-    command = [sys.executable, str(SCRIPT)]
+    folder = tmp_path_factory.mktemp("ranks")
     processes = [
-        subprocess.Popen([*command, str(rank), "2", how, str(tmp_path / "store"), str(results[rank])], stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), str(rank), "2", str(folder / "store"), str(folder), *HOWS],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         for rank in range(2)
     ]
     for process in processes:
-        _, said = process.communicate(timeout=120)
+        _, said = process.communicate(timeout=240)
         assert process.returncode == 0, said[-3000:]
-    first, second = (load_file(path) for path in results)
+    return folder
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_ranks_draw_and_train_alike(how, results):
+    first, second = (load_file(results / f"{how}-{rank}.safetensors") for rank in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)  # starts and weights, bit for bit
     if how == "auto":
         return

@@ -335,6 +335,9 @@ def step(claim: Claim, dossier: Dossier) -> Verdict:
         P = np.cumsum(run.era(k))
         gradients = run.gradient(before, audits["buffers"][place], k)
         offset = 0
+        drawn = [g for g, layer in zip(gradients, run.layers, strict=True) if run.masks[k, layer]]
+        largest = max(float(np.abs(g).max()) for g in drawn)
+        _require(np.isfinite(after).all(), f"step {k}: a weight is not finite")
         for i, g in enumerate(gradients):
             part = slice(offset, offset + g.size)
             offset += g.size
@@ -361,6 +364,8 @@ def step(claim: Claim, dossier: Dossier) -> Verdict:
                 np.linalg.norm(later - kept) <= 1e-3 * size + 1e-7,
                 f"step {k}: the momentum of {run.names[i]} is not what follows",
             )
+            if np.abs(g).max() <= 1e-6 * largest:
+                continue
             X = before[part].astype(float).reshape(g.shape)
             wanted = _wanted(run, i, g, X, M, V, n + 1, lr / max(float(P[run.layers[i]]), 1e-12) ** compensation)
             moved = after[part].astype(float).reshape(g.shape) - X
