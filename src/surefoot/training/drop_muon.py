@@ -154,6 +154,11 @@ class DropMuon(Optimizer):
             keys += [group["layer"] if given[g] else (g, i) for i, _ in enumerate(group["params"])]
         place = {key: i for i, key in enumerate(sorted(set(keys)))}
         every = [p for group in self.param_groups for p in group["params"]]
+        if len(set(every)) < len(every):
+            again = next(p for i, p in enumerate(every) if any(p is q for q in every[:i]))
+            raise ValueError(
+                f"duplicate parameter of shape {tuple(again.shape)}: give it once, in the earliest layer that uses it"
+            )
         self._layer: dict[Tensor, int] = {p: place[key] for p, key in zip(every, keys, strict=True)}
         self._members: list[list[Tensor]] = [[] for _ in place]
         for p, i in self._layer.items():
@@ -707,10 +712,12 @@ class DropMuon(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         own = ("_schedule", "_mode", "_seed", "_compensation", "_synchronise", "_distribute")
-        return {**super().__getstate__(), "own": {name: getattr(self, name) for name in own}}
+        known = {id(p) for p in self._trained}
+        trained = [id(p) in known for group in self.param_groups for p in group["params"]]
+        return {**super().__getstate__(), "own": {name: getattr(self, name) for name in own}, "trained": trained}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        own = state.pop("own", None)
+        own, trained = state.pop("own", None), state.pop("trained", [])
         super().__setstate__(state)
         if own is not None:  # a copy, or from another process: without the module, so without what follows it
             self.__dict__.update(own)
@@ -721,6 +728,8 @@ class DropMuon(Optimizer):
                 True,
                 False,
             )
+            for p, is_trained in zip((p for group in self.param_groups for p in group["params"]), trained, strict=True):
+                p.held_back = is_trained
             self._index()
             self._next()
 

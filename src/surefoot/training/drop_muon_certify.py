@@ -53,9 +53,11 @@ def certify_training(problem: MuonTask, method: TrainMuon, state: DropMuonState)
         claims += _audited(problem, method, state, arm, settings, masks)
     claims += _quality(problem, state, arm)
     if method.compare:
-        evidence["full.npz"] = {
-            "weights": torch.cat([state.full_weights[n].reshape(-1) for n in settings["names"]]).numpy()
-        }
+        of = state.full_weights
+        buffers = [of[name].double().reshape(-1) for name, _ in arm.model.named_buffers() if name in of]
+        evidence["full.npz"] = {"weights": torch.cat([of[n].reshape(-1) for n in settings["names"]]).numpy()}
+        if buffers:
+            evidence["full.npz"]["buffers"] = torch.cat(buffers).numpy()
         claims.append(_beside(problem, state, arm))
     return Certificate(CARD, tuple(claims), problem.fingerprint(), evidence)
 

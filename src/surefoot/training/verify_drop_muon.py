@@ -451,11 +451,20 @@ def beside_full(claim: Claim, dossier: Dossier) -> Verdict:
         "the weights of full Muon do not fit",
     )
     weights: dict[str, Any] = {name: np.asarray(v) for name, v in answer.items()}
-    place = 0
     mine, n = _count(claim, problem, answer)
+    place = 0
     for name, shape in shapes.items():
         weights[name] = flat[place : place + math.prod(shape)].reshape(shape)
         place += math.prod(shape)
+    first = {id(p): name for name, p in reversed([*model.named_parameters()])}
+    for name, p in model.named_parameters(remove_duplicate=False):  # tied ones have several names
+        weights[name] = weights[first[id(p)]]
+    place = 0
+    for name, buffer in model.named_buffers():
+        if name in weights:
+            values = dossier.evidence["full.npz"]["buffers"][place : place + buffer.numel()]
+            _require(np.isfinite(values).all(), f"{name} of full Muon is not finite")
+            weights[name], place = values.reshape(tuple(buffer.shape)), place + buffer.numel()
     theirs, _ = _count(claim, problem, weights)
     return compare(claim, (theirs - mine) / n, supports="measured", rtol=1e-9, atol=1e-12)
 
