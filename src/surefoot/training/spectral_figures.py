@@ -120,10 +120,13 @@ def _eigenvalues(rates: Rates, measured: np.ndarray) -> Figure:
 
 
 def _sizes(axis: object, rates: Rates) -> None:
-    from matplotlib.ticker import NullFormatter
+    from matplotlib.ticker import FuncFormatter, NullLocator
 
     axis.set_xticks(rates.batch, [str(b) for b in rates.batch])  # type: ignore[attr-defined]
-    axis.xaxis.set_minor_formatter(NullFormatter())  # type: ignore[attr-defined]
+    axis.xaxis.set_minor_locator(NullLocator())  # type: ignore[attr-defined]
+    plain = FuncFormatter(lambda v, _: f"{v:g}")
+    axis.yaxis.set_major_formatter(plain)  # type: ignore[attr-defined]
+    axis.yaxis.set_minor_formatter(plain)  # type: ignore[attr-defined]
 
 
 def _density(reader: RunReader) -> Figure:
