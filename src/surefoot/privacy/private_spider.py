@@ -41,6 +41,7 @@ class SpiderState(PrivateState):
     previous: Tensor
     estimate: Tensor
     total: Tensor  # of the iterates in the last half
+    pull: Tensor  # of the released directions there
     drawn: Tensor | None = None  # w_j of the uniform j, once reached
 
 
@@ -94,7 +95,7 @@ class PrivateSpiderBoost(PrivateMethod[SpiderState]):
         return self.iterations
 
     def queries(self) -> int:
-        return (1 if self.compat == "paper" else 2) * (self.query_share > 0)
+        return int(self.query_share > 0)
 
     def step_length(self, problem: PrivateRisk) -> float:
         """eta."""
@@ -168,7 +169,7 @@ class PrivateSpiderBoost(PrivateMethod[SpiderState]):
 
     def fresh(self, problem: PrivateRisk, start: Tensor, streams: Streams, shared: dict[str, Any]) -> SpiderState:
         zero = torch.zeros_like(start)
-        return SpiderState(**shared, previous=start.clone(), estimate=zero, total=zero.clone())
+        return SpiderState(**shared, previous=start.clone(), estimate=zero, total=zero.clone(), pull=zero.clone())
 
     def advance(self, problem: PrivateRisk, state: SpiderState, mechanism: Gaussian) -> None:
         searched, k = problem.searched, state.k
@@ -194,7 +195,7 @@ class PrivateSpiderBoost(PrivateMethod[SpiderState]):
         state.previous = state.w
         state.w = state.w - self.step_length(problem) * direction
         if k + 1 > self.iterations // 2:
-            state.total = state.total + state.w
+            state.total, state.pull = state.total + state.w, state.pull + direction
         if self.compat == "paper" and k + 1 == self._uniform(state):
             state.drawn = state.w.clone()
 
@@ -209,7 +210,25 @@ class PrivateSpiderBoost(PrivateMethod[SpiderState]):
         if self.compat == "paper":
             return [state.w if state.drawn is None else state.drawn]
         halved = state.k - self.iterations // 2
-        return [state.total / halved, state.w] if halved > 0 else [state.w, state.w]
+        if halved <= 0 or self._still_moving(problem, state, halved):
+            return [state.w]
+        return [state.total / halved]
+
+    def _still_moving(self, problem: PrivateRisk, state: SpiderState, halved: int) -> bool:
+        """Whether the last point beats the last half's mean, as far as the released gradients tell: free, and no query is spent on it.
+
+        `|V|^2 - d s^2` estimates the squared gradient norm, with V the last direction or the half's mean direction and s^2 the noise in it.
+        """
+        stds, q, k, dim = state.stds.numpy()[: state.k] ** 2, self.phase, state.k, problem.searched.dim
+        release = np.arange(k)
+        held = np.minimum((release // q + 1) * q, k) - np.maximum(
+            release, k - halved
+        )  # how many estimates hold its noise
+        of_mean = float((np.maximum(held, 0) ** 2 * stds).sum()) / halved**2
+        of_last = float(stds[(k - 1) // q * q :].sum())
+        mean = float(torch.linalg.vector_norm(state.pull)) ** 2 / halved**2 - dim * of_mean
+        last = state.last_norm**2 - dim * of_last
+        return last + 2.0 * math.sqrt(2.0 * dim) * of_last < mean
 
 
 def paper_schedule(
