@@ -161,10 +161,10 @@ class PrivateSpiderBoost(PrivateMethod[SpiderState]):
                 raise ValueError(
                     f"{name} is {getattr(self, name)}; expected 1 to the {problem.size} records, or 0 for all"
                 )
-        if self.compat == "paper" and descent_constant(self, problem) <= 0.0:
+        if self.compat == "paper" and (found := descent_constant(self, problem)) <= 0.0:
             raise ValueError(
-                f"the descent constant is {descent_constant(self, problem):.3g}, not positive, so the theorem says nothing: shorten the "
-                "steps or the phases, or spend more"
+                f"the descent constant is {found:.3g}, not positive, so the theorem says nothing of {problem.size} records and this budget: "
+                f"it is positive for a step_size below {longest_step(self, problem):.3g}; or bring more records, or leave out compat='paper'"
             )
 
     def fresh(self, problem: PrivateRisk, start: Tensor, streams: Streams, shared: dict[str, Any]) -> SpiderState:
@@ -282,6 +282,12 @@ def descent_constant(method: PrivateSpiderBoost, problem: PrivateRisk) -> float:
     """`A = eta/2 - L eta^2/2 - eta^3 tau2^2 q/2`, with L of the whole objective."""
     eta, (_, second) = method.step_length(problem), _noise_squares(method, problem)
     return eta / 2 - problem.searched.smoothness * eta**2 / 2 - eta**3 * second * method.phase / 2
+
+
+def longest_step(method: PrivateSpiderBoost, problem: PrivateRisk) -> float:
+    """Where the descent constant becomes 0: the root of `1 - L eta - tau2^2 q eta^2`."""
+    smoothness, second = problem.searched.smoothness, _noise_squares(method, problem)[1] * method.phase
+    return 2.0 / (smoothness + math.sqrt(smoothness**2 + 4.0 * second))
 
 
 def expected_gradient(method: PrivateSpiderBoost, problem: PrivateRisk) -> float | None:
