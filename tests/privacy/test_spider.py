@@ -199,7 +199,8 @@ def _misses(runs: int, one: Any) -> None:
 
 
 def test_the_descent_constant_vanishes_at_the_longest_step() -> None:
-    problem, shared = logistic(n=60), {"budget": LOOSE, "iterations": 30, "phase": 5}
+    problem = logistic(n=60)
+    shared: dict[str, Any] = {"budget": LOOSE, "iterations": 30, "phase": 5}
     limit = longest_step(PrivateSpiderBoost(**shared), problem)
     assert descent_constant(PrivateSpiderBoost(**shared, step_size=0.999 * limit), problem) > 0.0
     assert descent_constant(PrivateSpiderBoost(**shared, step_size=1.001 * limit), problem) < 0.0
