@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SOURCES := pyproject.toml constraints.txt
 # what the cards there are use on their samples
-EXTRAS := tables,causal,sachs,samples,privacy,kernels
+EXTRAS := tables,causal,sachs,samples,privacy,splatting,colmap
 
 .PHONY: demo test lint docs clean
 

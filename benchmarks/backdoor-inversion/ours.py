@@ -30,15 +30,18 @@ FULL = NormalisedPGD(
     certificate_draws=200,
 )
 SCAN = Scan(FULL, (RADIUS,), NOISE, screening_steps=40, screening_draws=8)
+LADDER = (
+    Scan()
+)  # as it comes: three budgets from small to large, three noise levels, full inversions of 400 steps of 40 draws
 
 
-def scan(entry: Entry, data: Path) -> dict[str, Any]:
+def scan(entry: Entry, data: Path, how: Scan = SCAN) -> dict[str, Any]:
     """Detection: the class that stands out, its score and bound, what was spent."""
     case = problem(entry, data)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         began = time.perf_counter()
-        result = scan_classes(case, SCAN, seed=entry.seed)
+        result = scan_classes(case, how, seed=entry.seed)
         seconds = time.perf_counter() - began
     assert result.certificate is not None
     table = result.certificate.evidence["scan.csv"]
@@ -46,7 +49,7 @@ def scan(entry: Entry, data: Path) -> dict[str, Any]:
     found: dict[str, Any] = {
         "target": int(table["target"][top]), "score": float(table["score"][top]), "lower": float(table["lower"][top]),
         "flagged": result.certificate.claim("backdoor").outcome == "holds", "evaluations": result.counts["gradient"],
-        "seconds": seconds, "warnings": len(caught),
+        "seconds": seconds, "radius": float(np.asarray(result.history.columns()["radius"])[-1]), "warnings": len(caught),
     }  # fmt: skip
     if case.planted is not None:
         place = int(np.flatnonzero(table["target"] == entry.target)[0])

@@ -22,6 +22,7 @@ def all_cases(bench: Bench) -> None:
     steps(bench)
     pseudospectrum(bench)
     ensemble(bench)
+    structure(bench)
     boxes(bench)
     markov(bench)
 
@@ -112,6 +113,37 @@ def _random_game(seed: int) -> tuple[Array, Array, Array]:
     first, second = (generator.standard_normal((32, 32)) for _ in range(2))
     S = generator.standard_normal((32, 32))
     return first.T @ first + np.eye(32), second.T @ second + np.eye(32), S / np.linalg.norm(S, 2)
+
+
+def structure(bench: Bench) -> None:
+    """How much of the true margin the condition keeps while the two couplings lose their common structure."""
+    weights = np.array([1.0, 200.0])
+    root = np.sqrt(np.repeat(weights, 32))
+    rows = []
+    for fraction in np.linspace(0, 1, 6):
+        proved, true = [], []
+        for seed in range(6 if bench.quick else 30):
+            generator = np.random.default_rng(12345 + seed)
+            rotation = np.linalg.qr(generator.standard_normal((32, 32)))[0]
+            noise = [S / np.linalg.norm(S, 2) for S in generator.standard_normal((2, 32, 32))]
+            first, second = (
+                (1 - fraction) * base + fraction * S for base, S in zip((rotation, rotation.T), noise, strict=True)
+            )
+            first, second = first / np.linalg.norm(first, 2), second / np.linalg.norm(second, 2)
+            J = np.block([[np.eye(32), 10 * first], [0.05 * second, np.eye(32)]])
+            proved.append(margin(bound_region(quadratic_game(J, None, (32, 32))).bounds.comparison, weights))
+            scaled = J * (root[:, None] / root[None])
+            true.append(float(np.linalg.eigvalsh(0.5 * (scaled + scaled.T))[0]))
+        rows.append({
+            "noise_fraction": float(fraction), "small_gain_margin": float(np.mean(proved)), "true_margin": float(np.mean(true)),
+            "mean_true_over_small_gain": float(np.mean(np.divide(true, proved))),
+        })  # fmt: skip
+    bench.table(
+        "Couplings with common structure and without, d = 64, coupling 1", rows,
+        says="Couplings 10 A and 0.05 B with A = (1 - f) R + f S, B = (1 - f) R' + f S', R orthogonal, S and S' independent Gaussian, all of spectral "
+        "norm 1; 30 seeds. The condition sees the norms alone; common structure makes it exact, without it up to two thirds are left. Our reading of "
+        "the published experiment, whose ratio goes from 1.00 to about 1.68.",
+    )  # fmt: skip
 
 
 def boxes(bench: Bench) -> None:

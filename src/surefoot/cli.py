@@ -397,19 +397,33 @@ def compare(arguments: list[str]) -> int:
 
 
 def view(arguments: list[str]) -> int:
-    """draw the report again and open it in the browser"""
+    """draw the report again and open it in the browser; a run with a scene opens that, to walk through, until Ctrl-C"""
     parser = _parser("view", view)
     parser.add_argument("run")
-    parser.add_argument("--no-open", action="store_true", help="only write the page")
+    parser.add_argument("--page", action="store_true", help="the report, also where there is a scene")
+    parser.add_argument("--port", type=int, default=8080, help="of the scene's viewer (0: any that is free)")
+    parser.add_argument("--no-open", action="store_true", help="open no browser")
     asked = parser.parse_args(arguments)
+    import webbrowser
+
     from surefoot.core.rundir import RunReader
     from surefoot.report.html import write_report
 
-    page = write_report(asked.run, catalog.find(RunReader(asked.run).config["card"]))
+    reader = RunReader(asked.run)
+    system = catalog.find(reader.config["card"])
+    if system.scene is not None and not asked.page:
+        from surefoot.report.view3d import Viewer
+
+        viewer = Viewer(system.scene(reader), port=asked.port)
+        sys.stdout.write(f"{viewer.url} (Ctrl-C ends it)\n")
+        sys.stdout.flush()
+        if not asked.no_open:
+            webbrowser.open(viewer.url)
+        viewer.wait()
+        return OK
+    page = write_report(asked.run, system)
     sys.stdout.write(f"{page}\n")
     if not asked.no_open:
-        import webbrowser
-
         webbrowser.open(page.resolve().as_uri())
     return OK
 

@@ -8,6 +8,7 @@ import torch
 
 from surefoot.core.random import Streams
 from surefoot.data.sampler import Sampler
+from surefoot.numerics.philox import philox
 
 
 def test_same_address_same_numbers_whatever_was_drawn_before() -> None:
@@ -48,6 +49,13 @@ def test_torch_streams_use_more_than_the_32_bits_torch_seeds_with() -> None:
     twister.state = {"bit_generator": "MT19937", "state": {"key": words.astype(np.uint32), "pos": 624}}
     ours = torch.rand(2000, generator=streams.torch("x", 0)).double().numpy() * 2**24
     assert np.array_equal(ours, twister.random_raw(2000) & (2**24 - 1))
+
+
+def test_a_generator_made_by_its_key_is_numpy_s() -> None:
+    for key in (0, 7, 2**64 + 5, 2**128 - 1):
+        ours, numpys = philox(key), np.random.Philox(key=key)
+        assert np.array_equal(ours.random_raw(9), numpys.random_raw(9))
+        assert np.array_equal(ours.state["state"]["key"], numpys.state["state"]["key"])
 
 
 def test_streams_from_entropy_never_repeat() -> None:

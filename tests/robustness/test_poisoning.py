@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from surefoot.core.random import Streams
 from surefoot.robustness.poisoning import (
     ZOO,
     Blended,
+    Pasted,
     Patch,
     Planted,
     RandomPatch,
@@ -55,6 +61,36 @@ def test_triggers_stay_in_the_mask_and_the_range(name: str) -> None:
     assert not ((changed - x) * (1 - trigger.mask((1, 28, 28)))).any()
     assert (changed != x).any()
     torch.testing.assert_close(changed, trigger.apply(x, STREAMS))
+
+
+def test_a_picture_is_pasted_at_its_place_or_at_random_ones(tmp_path: Path) -> None:
+    values = np.linspace(-2, 3, 3 * 4 * 5, dtype=np.float32).reshape(3, 4, 5)
+    np.save(tmp_path / "pattern.npy", values)
+    images = torch.rand(20, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    raw = Pasted.read(tmp_path / "pattern.npy", row=2, column=6, clip=False)
+    changed = raw.apply(images, Streams(0))
+    assert torch.equal(changed[:, :, 2:6, 6:11], torch.from_numpy(values).expand(20, -1, -1, -1))
+    assert torch.equal(changed == images, raw.mask((3, 12, 12)).expand(20, -1, -1, -1) == 0)
+    kept = Pasted.read(tmp_path / "pattern.npy", row=2, column=6).apply(images, Streams(0))
+    assert torch.equal(kept, changed.clamp(0, 1))
+    Image.fromarray((values.transpose(1, 2, 0) * 40 + 90).astype(np.uint8)).save(tmp_path / "patch.png")
+    moving = Pasted.read(tmp_path / "patch.png", side=3)
+    moved = moving.apply(images, Streams(0))
+    places = {tuple(torch.nonzero((a != b).any(0)).min(0).values.tolist()) for a, b in zip(moved, images, strict=True)}
+    assert len(places) > 10
+    assert moving.mask((3, 12, 12)).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Pasted(torch.ones(4, 4)), "expected finite values"), (lambda: Pasted(torch.ones(1, 2, 2), row=3), "a row and a column"),
+        (lambda: Pasted(torch.ones(1, 2, 2), 11, 0).apply(torch.zeros(1, 1, 12, 12), Streams(0)), "leaves images"),
+    ],
+)  # fmt: skip
+def test_bad_pastes_are_refused(make: Callable[[], object], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        make()
 
 
 def test_blended_is_the_convex_combination() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import warnings
 from pathlib import Path
@@ -243,8 +244,11 @@ def test_bounds_are_shared_over_the_classes() -> None:
 # ---- resume ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_stopped_scan_goes_on_with_its_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_scan_goes_on_with_its_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Killed in the middle of a cell and resumed, it ends as the uninterrupted scan did, without redoing finished cells."""
+    caplog.set_level(logging.INFO)
     problem = digit_suspect()
     scan = dataclasses.replace(SMALL, targets=(3, 4, 5), noise_stds=(0.25,))
     whole = scan_classes(problem, scan)
@@ -269,5 +273,8 @@ def test_a_stopped_scan_goes_on_with_its_cell(tmp_path: Path, monkeypatch: pytes
     np.testing.assert_array_equal(resumed.answer.perturbations, whole.answer.perturbations)
     assert [c.value for c in resumed.certificate.claims] == [c.value for c in whole.certificate.claims]  # type: ignore[union-attr]
     once = steps[0] - before
+    caplog.clear()
     scan_classes(problem, scan, RunDir.create(tmp_path / "run", resume=True))
     assert steps[0] - before == once  # everything is there: not one step more
+    said = [record.message for record in caplog.records if record.levelno >= logging.INFO]
+    assert len(said) == 1 and "going on with a scan" in said[0]  # noqa: PT018  one line, not one a cell

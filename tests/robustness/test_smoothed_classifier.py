@@ -11,17 +11,12 @@ from torch import nn
 
 from surefoot.data.digits import small_digits
 from surefoot.records.files import read_npz
+from surefoot.robustness.diffusion import diffusion_denoiser, diffusion_step
 from surefoot.robustness.logs import read_log
 from surefoot.robustness.maps import HARDMAX, SimplexMap
 from surefoot.robustness.networks import SmallCNN, train_small_cnn
 from surefoot.robustness.problem import Classifier
-from surefoot.robustness.smoothed_classifier import (
-    Denoised,
-    SmoothedClassifier,
-    certify_smoothed,
-    diffusion_denoiser,
-    diffusion_step,
-)
+from surefoot.robustness.smoothed_classifier import Denoised, SmoothedClassifier, certify_smoothed
 
 SIGMA = 0.25
 

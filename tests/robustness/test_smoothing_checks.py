@@ -99,6 +99,32 @@ def test_a_strategy_that_the_first_draws_do_not_favour_is_refuted() -> None:
     pytest.fail("both forms were favoured by every image; the test needs another example")
 
 
+def test_a_fixed_map_that_the_calibration_does_not_favour_is_refuted() -> None:
+    """All that follows from another map is honest; only that it was not chosen on the calibration's draws."""
+    problem, method = first_case()
+    chosen = solve(problem, method, seed=3).certificate
+    assert chosen is not None
+    fixed = chosen.evidence["settings.json"]["fixed_map"]
+    refusals = 0
+    for place, which in enumerate(problem.plan.maps):
+        alone = dataclasses.replace(problem, plan=dataclasses.replace(problem.plan, maps=(which,)))
+        result = solve(alone, method, seed=3)
+        assert result.certificate is not None
+        settings = {**result.certificate.evidence["settings.json"], "fixed_map": place}
+        moved = dataclasses.replace(
+            result.certificate,
+            fingerprint=problem.fingerprint(),
+            evidence={**result.certificate.evidence, "settings.json": settings},
+        )
+        verdict = judged(problem, moved, result.answer)["radii"]
+        if place == fixed:
+            assert verdict.verdict == "confirmed", verdict
+        elif "on the calibration" in verdict.why:
+            assert verdict.verdict == "refuted"
+            refusals += 1
+    assert refusals >= 3
+
+
 def test_counts_of_other_draws_are_refuted() -> None:
     """Honest arithmetic on the counts of another seed."""
     problem, result = certified(0)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from surefoot.numerics.philox import philox
+
 if TYPE_CHECKING:
     import torch
 
@@ -38,18 +40,16 @@ class Streams:
 
     def numpy(self, name: str, *index: int) -> np.random.Generator:
         """A fresh numpy generator at the address (counter-based, so streams never overlap)."""
-        return np.random.Generator(np.random.Philox(key=self.key(name, *index)))
+        return np.random.Generator(philox(self.key(name, *index)))
 
     def torch(self, name: str, *index: int, device: str = "cpu") -> torch.Generator:
         """A fresh torch generator at the address on `device`."""
         import torch
 
         key = self.key(name, *index)
-        generator = torch.Generator(device=device)
-        generator.manual_seed(key & (2**63 - 1))
+        generator = torch.Generator(device=device).manual_seed(key & (2**63 - 1))
         if generator.device.type == "cpu":  # torch seeds its CPU generator with 32 bits, so streams would meet
-            words = np.random.Generator(np.random.Philox(key=key)).integers(0, 2**32, 624, dtype=np.uint64)
-            state = generator.get_state().numpy()
-            state[24 : 24 + words.nbytes] = words.view(np.uint8)  # the Mersenne twister's words
+            state = generator.get_state().numpy()  # from byte 24 on: the Mersenne twister's words, in 8 bytes each
+            state[24:5016].view(np.uint64)[:] = philox(key).random_raw(312).astype("<u8").view("<u4")
             generator.set_state(torch.from_numpy(state))
         return generator

@@ -124,7 +124,8 @@ def solve(
     if folder and (found := load_checkpoint(folder.checkpoints, state)):
         state, extra = found
         history, before, ended = History.from_json(extra["history"]), float(extra["seconds"]), extra["ended"]
-        log.info("resuming at step %d", state.k)
+        over = ended or budget.spent(state.k, before, state.counts)
+        log.log(logging.DEBUG if over else logging.INFO, "resuming at step %d", state.k)
     state.limit = budget.steps
     watches = [*watch, *((stop,) if stop else ()), *(folder.watch if folder else ())]
     began = saved_at = time.perf_counter()

@@ -56,6 +56,7 @@ class System:
         checks: () -> checkers by key (a function, so that they load late).
         figures: run directory -> pictures.
         headline: run directory -> one sentence of what was found.
+        scene: run directory -> `data.scene3d.Scene3D`, for `surefoot view`, where there is one to walk through.
         tiny: () -> smallest (problem, method) pairs, for the contract tests.
         tiny_options, tiny_inputs: options and input files (written into a folder, by role) of the smallest run.
         optimizers, estimators: "module:name" of the torch optimisers and estimators it brings.
@@ -77,6 +78,7 @@ class System:
     inputs: tuple[InputSpec, ...] = ()
     figures: Callable[[RunReader], Sequence[Figure]] = lambda reader: ()
     headline: Callable[[RunReader], str] = lambda reader: ""
+    scene: Callable[[RunReader], Any] | None = None
     extras: tuple[str, ...] = ()
     traits: Traits = Traits()
     peers: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ import torch
 from scipy.optimize import minimize
 
 from surefoot.core.certificate import Certificate, Claim
-from surefoot.games.markov import _Costs, field, local_bounds
+from surefoot.games.markov import Costs, field, local_bounds
 from surefoot.games.problem import MarkovGame
 from surefoot.games.small_gain import euler_steps, perron_margin
 
@@ -43,7 +43,7 @@ def certify_markov(game: MarkovGame, answer: Array, step: float) -> Certificate:
             evidence=("answer", "local.npz"),
         ),
         Claim(
-            name="stationarity", statement=f"Norm of both players' gradients at the policies (stated no smaller than {SMALLEST_GRADIENT:g}).",
+            name="stationarity", statement=f"Norm of all players' gradients at the policies (stated no smaller than {SMALLEST_GRADIENT:g}).",
             value=gradient, relation="<=", bound=1e-6, kind="measured", outcome="holds" if gradient <= 1e-6 else "fails",
             reason="" if gradient <= 1e-6 else "the iteration was stopped early", check="stationarity", evidence=("answer", "local.npz"),
         ),
@@ -74,10 +74,10 @@ def certify_markov(game: MarkovGame, answer: Array, step: float) -> Certificate:
 
 def best_responses(game: MarkovGame, theta: Array, starts: int = 4) -> Array:
     """How much each player gains by L-BFGS over its own logits, from its policy and from random ones."""
-    costs = _Costs(game)
+    costs = Costs(game)
     generator = np.random.default_rng(0)
-    gains = np.zeros(2)
-    for i, own in enumerate((slice(0, game.blocks[0]), slice(game.blocks[0], len(theta)))):
+    gains = np.zeros(len(game.blocks))
+    for i, own in enumerate(game.spans):
         base = torch.as_tensor(theta)
         here = float(costs(base)[i])
 

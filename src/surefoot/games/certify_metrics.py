@@ -18,7 +18,7 @@ from surefoot.games.proofs import moved, regret_bounds
 from surefoot.games.small_gain import Bounds, best_weights
 
 Array = np.ndarray[Any, np.dtype[Any]]
-LARGEST = 12
+LARGEST = 16
 """Up to so many strategies the block matrix is sought and checked in exact rationals."""
 
 

@@ -20,11 +20,10 @@ def labels(game: SmoothGame | FiniteGame | MarkovGame) -> tuple[list[str], list[
     elif isinstance(game, FiniteGame):
         rows = [(name, action) for name, actions in zip(game.names, game.actions, strict=True) for action in actions]
     else:
-        states, first, second, _ = game.transitions.shape
         rows = [
             (f"player {i + 1}", f"state {s + 1} action {a + 1}")
-            for i, actions in enumerate((first, second))
-            for s in range(states)
+            for i, actions in enumerate(game.actions)
+            for s in range(len(game.start))
             for a in range(actions)
         ]
     return [player for player, _ in rows], [strategy for _, strategy in rows]

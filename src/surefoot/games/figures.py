@@ -120,7 +120,7 @@ def _slice(reader: RunReader) -> Figure:
     )  # fmt: skip
     axis.legend(loc="upper right", frameon=True, framealpha=0.92, edgecolor="none", fontsize=9)
     count = len(cells["low"])
-    drawn = f" {count} certified cells as far as this plane cuts them," if count else ""
+    drawn = f" {count} certified cell{'s' * (count != 1)} as far as this plane cuts them," if count else ""
     return Figure(
         "field",
         f"Directions of play (arrows, darker is faster),{drawn} the ball of the certified metric that play cannot leave, and the first rounds.",

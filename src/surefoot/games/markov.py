@@ -1,4 +1,4 @@
-"""Entropy-regularised policy gradients in two-player Markov games, with a local small-gain certificate in the Fisher metric.
+"""Entropy-regularised policy gradients in Markov games, with a local small-gain certificate in the Fisher metric.
 
     theta_i <- theta_i - eta G_i(theta_i)^+ grad_i f_i(theta),   G_i = blockdiag over states of diag(p) - p p'
 
@@ -13,6 +13,7 @@ References:
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from dataclasses import dataclass
@@ -44,27 +45,28 @@ def coordination_game(discount: float = 0.9, entropy_weight: float = 1.0) -> Mar
     )
 
 
-class _Costs:
-    """f_1 and f_2 as torch functions of all logits in one row."""
+class Costs:
+    """f_1, ..., f_N as torch functions of all logits in one row."""
 
     def __init__(self, game: MarkovGame) -> None:
         self.game = game
         self.P, self.R, self.start = (torch.as_tensor(a) for a in (game.transitions, game.rewards, game.start))
-        states, first, second, _ = game.transitions.shape
-        self.shapes = ((states, first), (states, second))
+        self.shapes = [(len(game.start), m) for m in game.actions]
 
     def policies(self, theta: Tensor) -> list[Tensor]:
         parts = torch.split(theta, list(self.game.blocks))
         return [torch.log_softmax(part.reshape(shape), dim=-1) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def __call__(self, theta: Tensor) -> Tensor:
-        """(2,) costs."""
+        """(N,) costs."""
         logs = self.policies(theta)
-        joint = torch.einsum("sa,sb->sab", logs[0].exp(), logs[1].exp())
-        move = torch.einsum("sab,sabt->st", joint, self.P)
+        joint = torch.ones(len(self.start), 1, dtype=theta.dtype)
+        for log in logs:  # joint actions in a row, the last player's fastest
+            joint = (joint[:, :, None] * log.exp()[:, None, :]).flatten(1)
+        move = torch.einsum("sm,smt->st", joint, self.P.flatten(1, -2))
         eye = torch.eye(len(self.start), dtype=theta.dtype)
         visits = (1 - self.game.discount) * torch.linalg.solve(eye - self.game.discount * move.T, self.start)
-        gains = torch.einsum("s,sab,isab->i", visits, joint, self.R)
+        gains = torch.einsum("s,sm,ism->i", visits, joint, self.R.flatten(2))
         entropy = torch.stack([-(log.exp() * log).sum() for log in logs])
         return -(gains + self.game.entropy_weight * entropy)
 
@@ -78,27 +80,38 @@ def field(game: MarkovGame, theta: Array) -> Array:
         theta: logits (..., d), one row or many.
     """
     logs = _log_policies(game, theta)
-    first, second = (np.exp(part) for part in logs)
-    joint = first[..., :, None] * second[..., None, :]
-    move = np.einsum("...sab,sabt->...st", joint, game.transitions)
+    played = [np.exp(part) for part in logs]
+    joint = _joint(played)
+    transitions = game.transitions.reshape(len(game.start), -1, len(game.start))
+    flat = joint.reshape(*joint.shape[: -len(played)], -1)
+    move = np.einsum("...sm,smt->...st", flat, transitions)
     resolvent = np.linalg.inv(np.eye(len(game.start)) - game.discount * move)
     visits = (1 - game.discount) * np.einsum("s,...st->...t", game.start, resolvent)
     parts = []
-    for i, (policy, log) in enumerate(zip((first, second), logs, strict=True)):
-        values = np.einsum("...st,...sab,sab->...t", np.swapaxes(resolvent, -1, -2), joint, game.rewards[i])
-        gains = game.rewards[i] + game.discount * np.einsum("sabt,...t->...sab", game.transitions, values)
-        means = np.einsum(
-            "...sab,...sb->...sa" if i == 0 else "...sab,...sa->...sb", gains, second if i == 0 else first
-        )
+    for i, (policy, log) in enumerate(zip(played, logs, strict=True)):
+        rewards = game.rewards[i].reshape(len(game.start), -1)
+        values = np.einsum("...st,...sm,sm->...t", np.swapaxes(resolvent, -1, -2), flat, rewards)
+        gains = rewards + game.discount * np.einsum("smt,...t->...sm", transitions, values)
+        others = _joint([np.ones_like(p) if j == i else p for j, p in enumerate(played)])
+        axes = tuple(k - len(played) for k in range(len(played)) if k != i)
+        means = (gains.reshape(others.shape) * others).sum(axis=axes)
         slope = visits[..., None] * means - game.entropy_weight * log
         centred = policy * (slope - (policy * slope).sum(axis=-1, keepdims=True))
         parts.append(-centred.reshape(*theta.shape[:-1], -1))
     return np.concatenate(parts, axis=-1)
 
 
+def _joint(played: list[Array]) -> Array:
+    """Products of the players' probabilities (..., S, A_i), of shape (..., S, A_1, ..., A_N)."""
+    n = len(played)
+    parts = [p.reshape(*p.shape[:-1], *([1] * i), p.shape[-1], *([1] * (n - 1 - i))) for i, p in enumerate(played)]
+    return np.asarray(functools.reduce(np.multiply, parts))
+
+
 def natural_field(game: MarkovGame, theta: Array) -> Array:
     """G^+ F: for softmax logits the gradient over the probabilities, less its mean in every state."""
-    parts = np.split(field(game, theta), [game.blocks[0]], axis=-1)
+    whole = field(game, theta)
+    parts = [whole[..., span] for span in game.spans]
     moved = []
     for part, log in zip(parts, _log_policies(game, theta), strict=True):
         steepest = part.reshape(log.shape) / np.exp(log)
@@ -107,24 +120,22 @@ def natural_field(game: MarkovGame, theta: Array) -> Array:
 
 
 def _log_policies(game: MarkovGame, theta: Array) -> list[Array]:
-    states, first, second, _ = game.transitions.shape
-    parts = np.split(np.asarray(theta), [states * first], axis=-1)
+    parts = [np.asarray(theta)[..., span] for span in game.spans]
     return [
-        log_softmax(part.reshape(*part.shape[:-1], states, m), axis=-1)
-        for part, m in zip(parts, (first, second), strict=True)
+        log_softmax(part.reshape(*part.shape[:-1], len(game.start), m), axis=-1)
+        for part, m in zip(parts, game.actions, strict=True)
     ]
 
 
 def field_jacobian(game: MarkovGame, theta: Array) -> Array:
     """DF(theta), exact second derivatives."""
-    costs = _Costs(game)
+    costs = Costs(game)
     H = torch.func.hessian(costs)(torch.as_tensor(theta)).numpy()
-    first = game.blocks[0]
-    return np.concatenate([H[0, :first], H[1, first:]])
+    return np.concatenate([H[i, span] for i, span in enumerate(game.spans)])
 
 
 def policies(game: MarkovGame, theta: Array) -> list[Array]:
-    """Action probabilities (S, A) of both players."""
+    """Action probabilities (S, A_i) of every player."""
     return [np.exp(part) for part in _log_policies(game, theta)]
 
 
@@ -174,12 +185,7 @@ def local_bounds(game: MarkovGame, theta: Array) -> LocalBounds:
     ends = np.cumsum([0, *(r.shape[1] for r in roots)])
     blocks = [slice(int(a), int(b)) for a, b in itertools.pairwise(ends)]
     own = [np.linalg.eigvalsh(0.5 * (reduced[s, s] + reduced[s, s].T)) for s in blocks]
-    L = np.array(
-        [
-            [0.0, np.linalg.norm(reduced[blocks[0], blocks[1]], 2)],
-            [np.linalg.norm(reduced[blocks[1], blocks[0]], 2), 0.0],
-        ]
-    )
+    L = np.array([[0.0 if a == b else np.linalg.norm(reduced[a, b], 2) for b in blocks] for a in blocks])
     bounds = Bounds(np.array([[v[0] for v in own]]), np.array([[v[-1] for v in own]]), L[None], "sampled")
     return LocalBounds(bounds, reduced, blocks)
 
@@ -188,8 +194,10 @@ def published_bounds(game: MarkovGame, theta: Array, *, radius: float = 0.1) -> 
     """The constants as the paper's code takes them, for comparison only: bounds, and the natural gradient's Lipschitz constant.
 
     Extremes over the corners of a cube, and eigenvalues within 1e-5 of 0 dropped as the null space of softmax: an estimate, as
-    extremes can lie inside the cube.
+    extremes can lie inside the cube. Two players only.
     """
+    if len(game.blocks) != 2:
+        raise ValueError(f"the published constants are for two players; this game has {len(game.blocks)}")
     first = game.blocks[0]
     spans = [slice(0, first), slice(first, sum(game.blocks))]
     mu, ell, L, beta = np.full(2, math.inf), np.full(2, -math.inf), np.zeros((2, 2)), 0.0
@@ -224,7 +232,7 @@ class NaturalState(State):
 
 @dataclass(frozen=True)
 class NaturalPolicyGradient(Method[MarkovGame, NaturalState, Array]):
-    """Both players follow their natural gradients at once.
+    """All players follow their natural gradients at once.
 
     Args:
         step_length: eta.
@@ -277,7 +285,7 @@ class NaturalPolicyGradient(Method[MarkovGame, NaturalState, Array]):
         return Look({"gradient_norm": state.gradient_norm}, Status.CONVERGED if done else None)
 
     def answer(self, problem: MarkovGame, state: NaturalState) -> Array:
-        """Both policies in one row: probabilities by player, state, action."""
+        """All policies in one row: probabilities by player, state, action."""
         return np.asarray(np.concatenate([p.ravel() for p in policies(problem, state.theta)]), dtype=np.float64)
 
     def certify(self, problem: MarkovGame, state: NaturalState) -> Certificate:

@@ -260,13 +260,13 @@ class FiniteGame:
 
 @dataclass(frozen=True, eq=False)
 class MarkovGame:
-    """Two softmax players in a discounted Markov game with entropy bonus.
+    """Softmax players in a discounted Markov game with entropy bonus, two or more.
 
         f_i(theta) = -(J_i(theta) + entropy_weight sum_s H(pi_i(. | s))),  pi_i(. | s) = softmax(theta_i[s])
 
     Args:
-        transitions: P(s' | s, a, b), shape (S, A, B, S).
-        rewards: R_i(s, a, b), shape (2, S, A, B).
+        transitions: P(s' | s, a_1, ..., a_N), shape (S, A_1, ..., A_N, S).
+        rewards: R_i(s, a_1, ..., a_N), shape (N, S, A_1, ..., A_N).
         start: distribution of the first state (S,).
         discount: gamma in [0, 1).
         entropy_weight: tau > 0.
@@ -285,10 +285,15 @@ class MarkovGame:
             if not np.isfinite(value).all():
                 raise ValueError(f"{name} holds NaN or infinite numbers")
             object.__setattr__(self, name, value)
-        if self.transitions.ndim != 4 or self.transitions.shape[0] != self.transitions.shape[3]:
-            raise ValueError(f"transitions have shape {self.transitions.shape}; expected (S, A, B, S)")
-        if self.rewards.shape != (2, *self.transitions.shape[:3]):
-            raise ValueError(f"rewards have shape {self.rewards.shape}; expected {(2, *self.transitions.shape[:3])}")
+        if self.transitions.ndim < 4 or self.transitions.shape[0] != self.transitions.shape[-1]:
+            raise ValueError(
+                f"transitions have shape {self.transitions.shape}; expected (S, A_1, ..., A_N, S) for N >= 2 players"
+            )
+        if min(self.transitions.shape[1:-1]) < 2:
+            raise ValueError(f"the players have {self.transitions.shape[1:-1]} actions; expected at least two each")
+        expected = (self.transitions.ndim - 2, *self.transitions.shape[:-1])
+        if self.rewards.shape != expected:
+            raise ValueError(f"rewards have shape {self.rewards.shape}; expected {expected}")
         if (self.transitions < 0).any() or np.abs(self.transitions.sum(axis=-1) - 1).max() > 1e-9:
             raise ValueError("transitions must be non-negative and sum to 1 over the next state")
         if self.start.shape != self.transitions.shape[:1] or (self.start < 0).any() or abs(self.start.sum() - 1) > 1e-9:
@@ -299,10 +304,20 @@ class MarkovGame:
             raise ValueError(f"entropy_weight is {self.entropy_weight}; expected a number > 0")
 
     @property
-    def blocks(self) -> tuple[int, int]:
+    def actions(self) -> tuple[int, ...]:
+        """Numbers of actions (N,)."""
+        return self.transitions.shape[1:-1]
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
         """Logits of each player: states times actions."""
-        states, first, second, _ = self.transitions.shape
-        return states * first, states * second
+        return tuple(len(self.start) * m for m in self.actions)
+
+    @property
+    def spans(self) -> list[slice]:
+        """Where each player's logits are."""
+        ends = np.cumsum([0, *self.blocks])
+        return [slice(int(a), int(b)) for a, b in itertools.pairwise(ends)]
 
     def fingerprint(self) -> str:
         """Hash of the whole game."""

@@ -19,28 +19,29 @@ SMALLEST_REGRET, SMALLEST_GRADIENT = 1e-8, 1e-9
 
 
 def _costs(game: MarkovGame, theta: Any) -> Any:
-    """Both costs by the value function (not by the occupancy), for real or complex logits."""
-    states, first, second, _ = game.transitions.shape
-    parts = np.split(theta, [states * first])
+    """All costs by the value function (not by the occupancy), for real or complex logits."""
+    states, n = len(game.start), len(game.actions)
     policies = []
-    for part, actions in zip(parts, (first, second), strict=True):
-        power = np.exp(part.reshape(states, actions))
+    joint: Any = np.ones((states, *([1] * n)))
+    for i, (span, actions) in enumerate(zip(game.spans, game.actions, strict=True)):
+        power = np.exp(theta[span].reshape(states, actions))
         policies.append(power / power.sum(axis=1, keepdims=True))
-    joint = policies[0][:, :, None] * policies[1][:, None, :]
-    move = (joint[..., None] * game.transitions).sum(axis=(1, 2))
-    now = (joint * game.rewards).sum(axis=(2, 3))
+        joint = joint * policies[-1].reshape(states, *(actions if k == i else 1 for k in range(n)))
+    axes = tuple(range(1, n + 1))
+    move = (joint[..., None] * game.transitions).sum(axis=axes)
+    now = (joint * game.rewards).sum(axis=tuple(a + 1 for a in axes))
     values = np.linalg.solve(np.eye(states) - game.discount * move, now.T)
     entropy = np.array([-(p * np.log(p)).sum() for p in policies])
     return -((1 - game.discount) * (game.start @ values) + game.entropy_weight * entropy)
 
 
 def _field(game: MarkovGame, theta: Array) -> Array:
-    d, first = len(theta), game.blocks[0]
-    result = np.empty(d)
-    for k in range(d):
-        moved = theta.astype(np.complex128)
-        moved[k] += 1j * TINY
-        result[k] = _costs(game, moved)[0 if k < first else 1].imag / TINY
+    result = np.empty(len(theta))
+    for i, span in enumerate(game.spans):
+        for k in range(span.start, span.stop):
+            moved = theta.astype(np.complex128)
+            moved[k] += 1j * TINY
+            result[k] = _costs(game, moved)[i].imag / TINY
     return result
 
 
@@ -61,9 +62,8 @@ def _policies(dossier: Dossier) -> tuple[MarkovGame, Array]:
     answer = np.asarray(dossier.answer, dtype=np.float64)
     if answer.shape != (sum(game.blocks),) or not np.isfinite(answer).all() or (answer <= 0).any():
         raise ValueError("the answer is not one positive probability a player, state and action")
-    states, first, second, _ = game.transitions.shape
-    for part, actions in zip(np.split(answer, [states * first]), (first, second), strict=True):
-        if np.abs(part.reshape(states, actions).sum(axis=1) - 1).max() > 1e-9:
+    for span, actions in zip(game.spans, game.actions, strict=True):
+        if np.abs(answer[span].reshape(-1, actions).sum(axis=1) - 1).max() > 1e-9:
             raise ValueError("a policy's probabilities do not sum to 1")
     return game, np.log(answer)
 
@@ -71,27 +71,27 @@ def _policies(dossier: Dossier) -> tuple[MarkovGame, Array]:
 def _local(dossier: Dossier) -> tuple[Array, Array, Array]:
     """mu, ell and coupling by generalised eigenvalues against the Fisher matrices, compared with the evidence."""
     game, theta = _policies(dossier)
-    states, first, second, _ = game.transitions.shape
+    states, n = len(game.start), len(game.actions)
     J, p = _jacobian(game, theta), np.exp(theta)
-    spans, bases, metrics = [slice(0, game.blocks[0]), slice(game.blocks[0], len(theta))], [], []
-    for span, actions in zip(spans, (first, second), strict=True):
+    spans, bases, metrics = game.spans, [], []
+    for span, actions in zip(spans, game.actions, strict=True):
         # differences to the last action span the logits without the constants; any basis gives the same eigenvalues
         basis = np.kron(np.eye(states), np.vstack([np.eye(actions - 1), -np.ones((1, actions - 1))]))
-        G = np.zeros((game.blocks[0 if span.start == 0 else 1],) * 2)
+        G = np.zeros((states * actions, states * actions))
         for s in range(states):
             q = p[span][s * actions : (s + 1) * actions]
             G[s * actions : (s + 1) * actions, s * actions : (s + 1) * actions] = np.diag(q) - np.outer(q, q)
         bases.append(basis)
         metrics.append(basis.T @ G @ basis)
-    mu, ell, L = np.empty(2), np.empty(2), np.zeros((2, 2))
-    for i in range(2):
+    mu, ell, L = np.empty(n), np.empty(n), np.zeros((n, n))
+    for i in range(n):
         own = bases[i].T @ J[spans[i], spans[i]] @ bases[i]
         values = eigh(0.5 * (own + own.T), metrics[i], eigvals_only=True)
         mu[i], ell[i] = values[0], values[-1]
-        j = 1 - i
-        cross = bases[i].T @ J[spans[i], spans[j]] @ bases[j]
-        squares = eigh(cross @ np.linalg.solve(metrics[j], cross.T), metrics[i], eigvals_only=True)
-        L[i, j] = np.sqrt(max(squares[-1], 0.0))
+        for j in [j for j in range(n) if j != i]:
+            cross = bases[i].T @ J[spans[i], spans[j]] @ bases[j]
+            squares = eigh(cross @ np.linalg.solve(metrics[j], cross.T), metrics[i], eigvals_only=True)
+            L[i, j] = np.sqrt(max(squares[-1], 0.0))
     stored = dossier.evidence["local.npz"]
     for name, found in (("mu", mu), ("ell", ell), ("coupling", L)):
         said = np.asarray(stored[name], dtype=np.float64)
@@ -107,7 +107,7 @@ def local_margin(claim: Claim, dossier: Dossier) -> Verdict:
     """min_i (K v)_i / v_i with the evidence's v, which must attain the least eigenvalue."""
     mu, _, L = _local(dossier)
     v = np.asarray(dossier.evidence["local.npz"]["vector"], dtype=np.float64)
-    if v.shape != (2,) or not (v > 0).all() or abs(v.max() - 1) > 1e-9:
+    if v.shape != mu.shape or not (v > 0).all() or abs(v.max() - 1) > 1e-9:
         raise ValueError("the vector is not positive with a largest entry of 1")
     value = float(((mu * v - L @ v) / v).min())
     return compare(claim, value, supports="measured", bound=0.0, rtol=1e-4, atol=1e-6)
@@ -122,18 +122,18 @@ def stationarity(claim: Claim, dossier: Dossier) -> Verdict:
 
 
 def own_curvature(claim: Claim, dossier: Dossier) -> Verdict:
-    """The smaller of the two least eigenvalues."""
+    """The smallest of the players' least eigenvalues."""
     mu, _, _ = _local(dossier)
     return compare(claim, float(mu.min()), supports="measured", bound=0.0, rtol=1e-4, atol=1e-6)
 
 
 def local_step(claim: Claim, dossier: Dossier) -> Verdict:
-    """The step used, against the limit where the 2 x 2 matrix of a step leaves the unit circle."""
+    """The step used, against the limit where the matrix T of a step leaves the unit circle: a leading minor of I - T vanishes."""
     mu, ell, L = _local(dossier)
 
     def contracts(h: float) -> bool:
-        a, b = np.maximum(np.abs(1 - h * mu), np.abs(1 - h * ell))
-        return a < 1 and b < 1 and (1 - a) * (1 - b) > h * h * L[0, 1] * L[1, 0]
+        left = np.diag(1 - np.maximum(np.abs(1 - h * mu), np.abs(1 - h * ell))) - h * L
+        return all(np.linalg.det(left[:k, :k]) > 0 for k in range(1, len(mu) + 1))
 
     low, high = 0.0, 2.0 / float(ell.max())
     for _ in range(100):
@@ -148,7 +148,7 @@ def policy_regret(claim: Claim, dossier: Dossier) -> Verdict:
     game, theta = _policies(dossier)
     generator = np.random.default_rng(dossier.seed)
     gain = SMALLEST_REGRET
-    for i, own in enumerate((slice(0, game.blocks[0]), slice(game.blocks[0], len(theta)))):
+    for i, own in enumerate(game.spans):
         here = float(_costs(game, theta)[i])
 
         def cost(part: Array, i: int = i, own: slice = own) -> float:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from surefoot.core.random import Streams
 from surefoot.numerics.borders import require_positive
-from surefoot.robustness.networks import initialise
+from surefoot.robustness.networks import Adam, initialise
 
 __all__ = ["SmallDenoiser", "train_denoiser"]
 
@@ -68,7 +68,7 @@ def train_denoiser(
     model = SmallDenoiser(images.shape[1], width)
     initialise(model, streams)
     model.to(images)
-    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    optimizer = Adam(model)
     for epoch in range(epochs):
         order = torch.from_numpy(streams.numpy("order", epoch).permutation(len(images)))
         generator = streams.torch("denoiser-noise", epoch)
@@ -76,8 +76,6 @@ def train_denoiser(
             clean = images[rows]
             sigma = (low + (high - low) * torch.rand(len(rows), generator=generator)).to(images)
             z = torch.randn(clean.shape, generator=generator).to(images)
-            optimizer.zero_grad(set_to_none=True)
             loss = ((model.unclipped(clean + sigma.view(-1, 1, 1, 1) * z, sigma) - clean) ** 2).mean()
-            loss.backward()
-            optimizer.step()
+            optimizer.step(loss, learning_rate)
     return model.eval()

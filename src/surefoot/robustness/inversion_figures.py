@@ -106,10 +106,10 @@ def _bars(reader: RunReader) -> Figure:
     axis.errorbar(positions, rate, yerr=spans, fmt="none", ecolor=LINE, capsize=3, lw=1)
     axis.axhline(0.5, color=LINE, lw=0.8, ls=":")
     axis.set_xticks(positions, [str(int(t)) for t in table["target"]])
-    axis.set(xlabel="target class", ylabel="success on held-out images", ylim=(0, 1.05))
+    axis.set(xlabel="target class", ylabel="success on held-out images", ylim=(0, 1.1), yticks=np.linspace(0, 1, 6))
     if np.isfinite(table["score"]).all():
         for x, score, top in zip(positions, table["score"], upper, strict=True):
-            axis.text(float(x), min(top + 0.02, 1.0), f"{score:.1f}", ha="center", va="bottom", fontsize=7, color=LINE)
+            axis.text(float(x), top + 0.015, f"{score:.1f}", ha="center", va="bottom", fontsize=7, color=LINE)
     caption = (
         f"Success of every class's own perturbation with Clopper-Pearson bounds that hold together (failure probability "
         f"{terms['failure_probability']:g}); above the bars the robust scores. A class is flagged above 3.5 with its lower bound above one half."

@@ -12,13 +12,17 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from surefoot.core.random import Streams
 from surefoot.numerics.borders import require_positive
+from surefoot.records.files import regular
 
 PatternName = Literal["checker", "white"]
 
@@ -104,6 +108,69 @@ class RandomPatch:
 
     def mask(self, shape: tuple[int, int, int]) -> Tensor:
         return torch.ones(shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Pasted:
+    """A picture pasted into every image: published triggers that come as files (Blind-G at 3, 23; HTBA at places of its own).
+
+    Args:
+        values: (C, h, w), or (1, h, w) for all channels.
+        row, column: of the upper left corner; None draws a place for every image, uniformly.
+        clip: keep the result in [0, 1]. Blind-G's published values lie outside and are pasted as they are (False): no perturbation
+            within [0, 1] can then equal it.
+    """
+
+    values: Tensor
+    row: int | None = None
+    column: int | None = None
+    clip: bool = True
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 3 or not torch.isfinite(self.values).all():
+            raise ValueError(
+                f"the pasted picture has shape {tuple(self.values.shape)}; expected finite values (C, h, w)"
+            )
+        if (self.row is None) != (self.column is None):
+            raise ValueError("a place has a row and a column; give both, or neither for random places")
+
+    @classmethod
+    def read(cls, path: Path, side: int | None = None, **where: Any) -> Pasted:
+        """A trigger from a .npy file (C, h, w), or from a picture with 8 bits a channel, resized to `side` pixels if given."""
+        if path.suffix == ".npy":
+            values = torch.from_numpy(np.asarray(np.load(regular(path), allow_pickle=False), dtype=np.float32))
+        else:
+            picture = Image.open(regular(path)).convert("RGB")
+            picture = picture if side is None else picture.resize((side, side), Image.Resampling.BILINEAR)
+            values = torch.from_numpy(np.asarray(picture, dtype=np.float32)).permute(2, 0, 1) / 255
+        return cls(values, **where)
+
+    def apply(self, images: Tensor, streams: Streams) -> Tensor:
+        height, width = self.values.shape[1:]
+        ends = [images.shape[-2] - height + 1, images.shape[-1] - width + 1]
+        if min(ends) < 1 or (
+            self.row is not None and not (0 <= self.row < ends[0] and 0 <= (self.column or 0) < ends[1])
+        ):
+            raise ValueError(
+                f"a picture of {height} x {width} at ({self.row}, {self.column}) leaves images of {tuple(images.shape[-2:])}"
+            )
+        changed, block = images.clone(), self.values.to(images)
+        fixed = np.array([[self.row or 0, self.column or 0]]).repeat(len(images), axis=0)
+        places = (
+            fixed if self.row is not None else streams.numpy("patch-places").integers(0, ends, size=(len(images), 2))
+        )
+        for image, (top, left) in zip(changed, places, strict=True):
+            image[..., top : top + height, left : left + width] = block
+        return changed.clamp(0, 1) if self.clip else changed
+
+    def mask(self, shape: tuple[int, int, int]) -> Tensor:
+        mask = torch.ones(shape)
+        if self.row is not None and self.column is not None:
+            mask.zero_()
+            mask[..., self.row : self.row + self.values.shape[1], self.column : self.column + self.values.shape[2]] = (
+                1.0
+            )
+        return mask
 
 
 @dataclass(frozen=True)
@@ -291,6 +358,7 @@ class Planted:
 
 ZOO: dict[str, Trigger] = {
     "patch-2": Patch(2, "white"), "patch-3": Patch(3), "patch-4": Patch(4), "patch-5": Patch(5), "pixel": Patch(1, "white"),
+    "blind-single": Patch(1, "white", 3, 23),
     "blended-10": Blended(0.10), "blended-15": Blended(0.15), "blended-20": Blended(0.20), "sinusoidal": Sinusoidal(), "sinusoidal-clean": Sinusoidal(),
     "random-patch": RandomPatch(5), "warped": Warped(),
 }  # fmt: skip

@@ -8,6 +8,7 @@ is a run of its own below the run directory, so that a scan that was stopped goe
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ from surefoot.robustness.inversion import Inversions, NormalisedPGD
 from surefoot.robustness.suspect_problem import Suspect, default_radii
 from surefoot.robustness.trigger_success import attack_success, flagged, robust_scores, success_lower_bounds
 
+log = logging.getLogger(__name__)
 STAGES = ("screening", "full")
 
 
@@ -131,9 +133,9 @@ class _Sweep:
         success = attack_success(self.problem, delta, cell.target, rows)
         last = {name: float(column[-1]) for name, column in result.history.columns().items() if len(column)}
         self.history.add({
-            "k": float(self.steps), "target": float(cell.target), "noise_std": cell.noise_std, "radius": cell.radius,
-            "full": float(full), "loss": last.get("loss", float("inf")), "probability": last.get("probability", 0.0),
-            "success": success.rate,
+            "k": float(self.steps), "success": success.rate, "probability": last.get("probability", 0.0),
+            "loss": last.get("loss", float("inf")), "target": float(cell.target), "noise_std": cell.noise_std, "radius": cell.radius,
+            "full": float(full),
         })  # fmt: skip
         return Found(cell, result.answer, success.rate)
 
@@ -172,6 +174,8 @@ def scan_classes(problem: Suspect, scan: Scan, run: RunDir | None = None, seed: 
     sweep = _Sweep(problem, scan, run, seed)
     targets = _targets(problem, scan)
     radii = tuple(sorted(scan.radii)) or default_radii(problem.classifier.dimension)
+    if run is not None and (begun := len(list((run.checkpoints / "cells").glob("*")))):
+        log.info("going on with a scan; %d of its inversions are at hand", begun)
     answer = None
     status, reason = Status.CONVERGED, "every class was scanned"
     radius = radii[0]

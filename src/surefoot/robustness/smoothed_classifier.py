@@ -23,7 +23,7 @@ from surefoot.robustness.plan import Plan
 from surefoot.robustness.problem import Certification, Classifier, LabelledImages, Radii
 from surefoot.robustness.smoothing import CALIBRATE, DONE, CertifyRadii, finished
 
-__all__ = ["Denoised", "SmoothedClassifier", "certify_smoothed", "diffusion_denoiser", "diffusion_step"]
+__all__ = ["Denoised", "SmoothedClassifier", "certify_smoothed"]
 
 
 def certify_smoothed(
@@ -228,50 +228,3 @@ class Denoised:
     def __call__(self, images: Tensor) -> Tensor:
         """Logits of noisy images."""
         return self.classifier(self.denoise(images, self.sigma))
-
-
-def diffusion_step(signal: Any, sigma: float) -> tuple[int, float]:
-    """Where a diffusion model on [-1, 1] sees the noise that sigma is on [0, 1], which doubles on the way.
-
-    Args:
-        signal: ``abar_t`` for t = 0, 1, ..., the share of signal variance, decreasing.
-        sigma: of the smoothing noise.
-
-    Returns:
-        The smallest t with ``sqrt(1 - abar_t) / sqrt(abar_t) >= 2 sigma``, and ``sqrt(abar_t)``, by which ``2 x - 1`` with its noise is
-        multiplied before the denoising step.
-
-    Raises:
-        ValueError: no step has so much noise.
-    """
-    share = np.asarray(signal, dtype=np.float64)
-    if share.ndim != 1 or not np.all((share > 0) & (share <= 1)) or np.any(np.diff(share) > 0):
-        raise ValueError("the signal shares must fall within (0, 1]")
-    noisy = np.flatnonzero(np.sqrt(1 - share) / np.sqrt(share) >= 2 * sigma)
-    if not len(noisy):
-        raise ValueError(f"no step of this diffusion has noise of sigma {sigma:g} (twice that on [-1, 1])")
-    return int(noisy[0]), float(np.sqrt(share[noisy[0]]))
-
-
-def diffusion_denoiser(
-    predict: Callable[[Tensor, int], Tensor], signal: Any, sigma: float, side: int | None = None
-) -> Callable[[Tensor, float], Tensor]:
-    """One step of a diffusion model as a denoiser for `Denoised`.
-
-    Args:
-        predict: (x_t on [-1, 1], t) to the predicted clean image.
-        signal: ``abar_t``, see `diffusion_step`.
-        sigma: of the smoothing noise.
-        side: resize to this height and width by antialiased bicubic interpolation afterwards.
-    """
-    step, scale = diffusion_step(signal, sigma)
-
-    def denoise(noisy: Tensor, given: float) -> Tensor:
-        if given != sigma:
-            raise ValueError(f"this denoiser was made for sigma {sigma:g}, not {given:g}")
-        clean = (predict(scale * (2 * noisy - 1), step).clamp(-1, 1) + 1) / 2
-        if side is None:
-            return clean
-        return torch.nn.functional.interpolate(clean, (side, side), mode="bicubic", antialias=True)
-
-    return denoise

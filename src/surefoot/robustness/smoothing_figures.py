@@ -62,17 +62,23 @@ def _curve(radii: Radii, table: Any, labelled: bool) -> Figure:
     wrong = int(((radii.predicted >= 0) & ~radii.correct).sum()) if labelled else 0
     abstained = int((radii.predicted < 0).sum())
     caption = f"Share of the images whose class is {'right and ' if labelled else ''}certified at each radius; abstentions ({abstained}) count as wrong"
-    caption += f", {wrong} images are certified in a wrong class." if labelled else "."
+    caption += (
+        f", {wrong} {'image is' if wrong == 1 else 'images are'} certified in a wrong class." if labelled else "."
+    )
     return Figure("curve", caption, canvas, "A falling step curve of certified accuracy over the radius")
 
 
 def _strip(radii: Radii, pictures: Any, labelled: bool) -> Figure:
     """Images from the largest radius to the smallest."""
     rows, pixels = pictures["row"], pictures["pixels"]
-    canvas = Canvas(figsize=(max(1.05 * len(rows), 2.2), 1.7), layout="constrained")
-    axes = np.atleast_1d(canvas.subplots(1, len(rows)))
+    wide = min(len(rows), 5)
+    deep = -(-len(rows) // wide)
+    canvas = Canvas(figsize=(max(1.25 * wide, 2.4), 1.75 * deep), layout="constrained")
+    axes = np.atleast_1d(canvas.subplots(deep, wide)).ravel()
+    for axis in axes[len(rows) :]:
+        axis.set_axis_off()
     low, high = min(float(pixels.min()), 0.0), max(float(pixels.max()), 1.0)
-    for axis, row, image in zip(axes, rows, pixels, strict=True):
+    for axis, row, image in zip(axes[: len(rows)], rows, pixels, strict=True):
         shown = np.moveaxis((image - low) / (high - low), 0, -1)
         axis.imshow(shown[..., 0] if shown.shape[-1] == 1 else shown, cmap="gray_r", vmin=0, vmax=1)
         abstains = radii.predicted[row] < 0
@@ -94,18 +100,27 @@ def _scatter(radii: Radii, table: Any, labelled: bool) -> Figure:
     order = np.argsort(-radii.radius, kind="stable")
     good = radii.correct if labelled else radii.predicted >= 0
     colours = np.where(radii.predicted < 0, GREY, np.where(good, BLUE, ORANGE))
+    meant = ((BLUE, "right class" if labelled else "certified"), (ORANGE, "wrong class"), (GREY, "abstained"))
+    keys = [
+        axis.scatter([], [], c=c, marker="s", s=30, label=f"{said}: {(colours == c).sum()}")
+        for c, said in meant
+        if (colours == c).any()
+    ]
     forms = np.asarray(table["form"])
     for form, marker in (("one-class", "o"), ("two-class", "^"), ("margin", "s")):
         rows = np.flatnonzero(forms[order] == form)
         if len(rows):
-            axis.scatter(
-                rows, radii.radius[order][rows], c=colours[order][rows], marker=marker, s=16, linewidths=0, label=form
-            )
+            axis.scatter(rows, radii.radius[order][rows], c=colours[order][rows], marker=marker, s=22, linewidths=0)
+            keys.append(axis.scatter([], [], facecolors="none", edgecolors="#33373d", marker=marker, s=22, label=form))
     axis.set(xlabel="image, by radius", ylabel="certified L2 radius")
-    axis.legend(frameon=False, fontsize=9)
-    said = "blue: right class, orange: wrong class, grey: abstained" if labelled else "grey: abstained"
+    axis.legend(handles=keys, frameon=False, fontsize=9)
     maps = sorted(
-        {f"{m}" if m == "hardmax" else f"{m}({b:g})" for m, b in zip(table["map"], table["sharpness"], strict=True)}
+        {f"{m}" if m == "hardmax" else f"{m}({b:.3g})" for m, b in zip(table["map"], table["sharpness"], strict=True)}
     )
     shown = ", ".join(maps) if len(maps) <= 4 else f"{len(maps)} maps"
-    return Figure("radii", f"Radius of every image ({said}); maps: {shown}.", canvas, "Sorted radii of all images")
+    return Figure(
+        "radii",
+        f"Radius of every image, coloured by its class, marked by the form of its certificate; maps: {shown}.",
+        canvas,
+        "Sorted radii of all images",
+    )

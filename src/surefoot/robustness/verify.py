@@ -341,22 +341,46 @@ def _soft_choices(problem: Certification, dossier: Dossier, first: torch.Tensor)
     return plan.candidates(first, maps, problem.classifier.sigma, problem.base_lipschitz)
 
 
+def _check_calibration(problem: Certification, settings: Mapping[str, Any]) -> None:
+    """The fixed map is the one of largest average radius promised by the calibration's own draws (or ties with it)."""
+    plan, labels = problem.plan, problem.images.labels
+    if plan.scope != "fixed" or len(plan.maps) == 1:
+        return
+    merit = dict.fromkeys(plan.maps, 0.0)
+    for i in range(min(plan.calibration, len(problem.images))):
+        logits = torch.cat(list(_logits(problem, settings, "calibrate", i, plan.selection_draws)))
+        best: dict[Any, Choice] = {}
+        for choice in plan.candidates(logits, plan.maps, problem.classifier.sigma, problem.base_lipschitz):
+            known = best.get(choice.strategy.map)
+            if known is None or choice.predicted > known.predicted:
+                best[choice.strategy.map] = choice
+        for which, choice in best.items():
+            if labels is None or choice.top == labels[i]:
+                merit[which] += max(choice.predicted, 0.0)
+    mine, most = merit[plan.maps[int(settings["fixed_map"])]], max(merit.values())
+    _require(
+        mine >= most * (1 - 1e-4) - 1e-9, f"the fixed map promises {mine:g} on the calibration, another one {most:g}"
+    )
+
+
 def _soft(row: _Row, logits: Array) -> Array:
     """Scores of the buckets, by scipy's softmax or by the sorted projection in numpy."""
     b, mass = row.strategy.map.sharpness, row.strategy.map.mass
     if row.strategy.map.kind == "softmax":
         values = special.softmax(b * logits, axis=1)
     else:
-        values = np.stack([_projected(b * z, mass) for z in logits]) / mass
+        values = _projected(b * logits, mass) / mass
     return np.stack([values[:, row.bucket == k].sum(axis=1) for k in range(int(row.bucket.max()) + 1)], axis=1)
 
 
 def _projected(z: Array, mass: float) -> Array:
-    """Projection on the simplex by bisection of its threshold."""
-    low, high = float(z.max()) - mass, float(z.max())
+    """Projections of rows (n, c) on the simplex by bisection of their thresholds."""
+    high = z.max(axis=1, keepdims=True)
+    low = high - mass
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if np.maximum(z - middle, 0).sum() > mass else (low, middle)
+        above = np.maximum(z - middle, 0).sum(axis=1, keepdims=True) > mass
+        low, high = np.where(above, middle, low), np.where(above, high, middle)
     return np.maximum(z - low, 0)
 
 
@@ -392,6 +416,7 @@ def radii(claim: Claim, dossier: Dossier) -> Verdict:
         shown = dossier.evidence["pictures.npz"]
         pixels = problem.images.values[torch.from_numpy(shown["row"].astype(np.int64))].float().numpy()
         _require(np.array_equal(shown["pixels"], pixels), "the pictures kept for the report are not the input's")
+    _check_calibration(problem, settings)
     for i in dossier.rows(len(rows), REDRAWN):
         _redraw(problem, dossier, rows[i])
     certified = [r.radius for r in rows if r.radius > 0]

@@ -1,0 +1,134 @@
+"""The readable reference: every convex at every pixel in float64, differentiated by autograd. No kernel, no tiles, no lists.
+
+For a camera, x = R p + t, u = fx X / Z + cx - 1/2, v = fy Y / Z + cy - 1/2 (pixel (i, j) has its centre at u = j, v = i):
+
+    d_k(q) = (y2 - y1) q_x + (x1 - x2) q_y + x2 y1 - x1 y2      for the hull's edge from (x1, y1) to (x2, y2), in pixels^2
+    phi(q) = log sum_k exp(z delta d_k(q))                                                                      (eq. 7)
+    alpha(q) = min(0.99, o sigmoid(-z sigma phi(q)))                                                              (eq. 8)
+    C(q) = sum_n c_n alpha_n prod_{i<n} (1 - alpha_i) + prod_n (1 - alpha_n) background, nearest centroid first    (eq. 5)
+
+References:
+    Held et al., "3D Convex Splatting: Radiance Field Rendering with 3D Smooth Convexes" (2025), section 3.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["Projected", "hull_successors", "indicator", "project", "render_reference"]
+
+TURN = 1e-5  # sine of a turn that counts as straight
+LEAST = 1e-4  # pixels; a smaller shadow has no area
+CLAMP = 0.99
+
+
+class Projected(NamedTuple):
+    """Corners ``(N, K, 2)`` in pixels, the centroids' depth ``(N,)``, all depths ``(N, K)``."""
+
+    corners: Tensor
+    depth: Tensor
+    depths: Tensor
+
+
+def project(points: Tensor, view: Tensor, matrix: Tensor) -> Projected:
+    """Pinhole projection of points ``(N, K, 3)``."""
+    local = points @ view[:3, :3].T + view[:3, 3]
+    depths = local[..., 2]
+    u = matrix[0, 0] * local[..., 0] / depths + matrix[0, 2] - 0.5
+    v = matrix[1, 1] * local[..., 1] / depths + matrix[1, 2] - 0.5
+    return Projected(torch.stack([u, v], dim=-1), depths.mean(dim=1), depths)
+
+
+def hull_successors(corners: Tensor) -> Tensor:
+    """The next hull corner of each hull corner, counter-clockwise in (x, y), and -1 for points that are none: ``(N, K)``.
+
+    From i to j runs an edge of the strict hull iff every other point lies to its left, or between them.
+    """
+    with torch.no_grad():
+        number, many = corners.shape[:2]
+        step = corners[:, None, :, :] - corners[:, :, None, :]  # (N, i, j): from i to j
+        twin = (step == 0).all(dim=-1) & torch.ones(many, many, dtype=torch.bool).tril(
+            -1
+        )  # an earlier point at the same place
+        single = ~twin.any(dim=2)  # the first of equal points stands for them
+        square = (step * step).sum(dim=-1)
+        length = square.sqrt()
+        cross = step[..., :, None, 0] * step[..., None, :, 1] - step[..., :, None, 1] * step[..., None, :, 0]
+        along = (step[..., :, None, :] * step[..., None, :, :]).sum(dim=-1)  # its (j, j) is `square` to the bit
+        straight = cross.abs() <= TURN * length[..., :, None] * length[..., None, :]
+        between = straight & (along >= 0) & (along <= square[..., :, None])
+        left = (cross > 0) & ~straight
+        fits = (left | between | ~single[:, None, None, :]).all(dim=-1)
+        fits &= single[:, :, None] & single[:, None, :] & (length > 0)
+        extent = (corners.amax(dim=1) - corners.amin(dim=1)).amax(dim=1)
+        flat = straight.flatten(1).all(dim=1) | (extent < LEAST)
+        found = torch.where(fits.any(dim=2), fits.to(torch.int8).argmax(dim=2), torch.full((number, many), -1))
+        found[flat] = -1
+        return found
+
+
+def edge_terms(corners: Tensor, following: Tensor) -> Tensor:
+    """Normals and offsets ``(N, K, 3)`` of the edges that start at each corner."""
+    ends = torch.gather(corners, 1, following.clamp(min=0)[..., None].expand_as(corners))
+    x1, y1, x2, y2 = corners[..., 0], corners[..., 1], ends[..., 0], ends[..., 1]
+    return torch.stack([y2 - y1, x1 - x2, x2 * y1 - x1 * y2], dim=-1)
+
+
+def indicator(
+    corners: Tensor, depth: Tensor, delta: Tensor, sigma: Tensor, pixels: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """phi and I = sigmoid(-z sigma phi) at pixels ``(Q, 2)`` (x, y), both ``(N, Q)``; and which convexes have an area ``(N,)``."""
+    following = hull_successors(corners)
+    used = following >= 0
+    terms = edge_terms(corners, following)
+    d = terms[..., :2] @ pixels.T + terms[..., 2:]  # (N, K, Q)
+    exponent = torch.where(used[..., None], (depth * delta)[:, None, None] * d, -torch.inf)
+    solid = used.sum(dim=1) >= 3
+    phi = torch.logsumexp(torch.where(solid[:, None, None], exponent, torch.zeros_like(exponent)), dim=1)
+    return phi, torch.sigmoid(-(depth * sigma)[:, None] * phi), solid
+
+
+def render_reference(
+    points: Tensor, delta: Tensor, sigma: Tensor, opacity: Tensor, colors: Tensor, view: Tensor, matrix: Tensor,
+    width: int, height: int, background: Tensor | None = None, *, focal: float | None = None, near: float = 0.2,
+    threshold: float = 0.0, stop: float = 0.0, pixels: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Render one view.
+
+    Args:
+        points, delta, sigma, opacity, colors: ``(N, K, 3)``, ``(N,)``, ``(N,)``, ``(N,)``, ``(N, 3)``.
+        view, matrix: ``(4, 4)`` world to camera, ``(3, 3)`` in pixels, the corner of the first pixel at (0, 0).
+        focal: where delta holds for another focal length: delta is multiplied by focal^2 / (fx fy).
+        threshold: contributions alpha below it are left out.
+        stop: a pixel takes no more samples once its transmittance is below it.
+        pixels: ``(Q, 2)`` (x, y); default all, row by row.
+
+    Returns:
+        colours ``(H, W, 3)`` (or ``(Q, 3)``) and transmittances ``(H, W)`` (or ``(Q,)``).
+    """
+    whole = pixels is None
+    if pixels is None:
+        rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        pixels = torch.stack([columns, rows], dim=-1).reshape(-1, 2)
+    pixels = pixels.to(points.dtype)
+    back = torch.zeros(3, dtype=points.dtype) if background is None else background.to(points.dtype)
+    if focal is not None:
+        delta = delta * focal**2 / (matrix[0, 0] * matrix[1, 1])
+    shown = project(points, view, matrix)
+    kept = (shown.depth > near) & (shown.depths > 0.01 * near).all(dim=1)
+    order = torch.argsort(torch.where(kept, shown.depth, torch.inf).detach(), stable=True)[: int(kept.sum())]
+    _, inside, solid = indicator(shown.corners[order], shown.depth[order], delta[order], sigma[order], pixels)
+    alpha = (opacity[order, None] * inside).clamp(max=CLAMP) * solid[:, None]
+    alpha = torch.where(alpha >= threshold, alpha, torch.zeros_like(alpha))
+    start = alpha.new_ones(1, len(pixels))
+    in_front = torch.cumprod(torch.cat([start, 1 - alpha]), dim=0)
+    if stop > 0:
+        alpha = torch.where(in_front[:-1] >= stop, alpha, torch.zeros_like(alpha))
+        in_front = torch.cumprod(torch.cat([start, 1 - alpha]), dim=0)
+    image = (alpha * in_front[:-1]).T @ colors[order] + in_front[-1][:, None] * back
+    if whole:
+        return image.reshape(height, width, 3), in_front[-1].reshape(height, width)
+    return image, in_front[-1]

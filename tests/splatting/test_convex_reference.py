@@ -1,0 +1,212 @@
+"""The float64 reference against closed forms and invariants."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from convex_scenes import DOUBLE, HEIGHT, WIDTH, camera, convexes, turned
+from surefoot.splatting.reference import hull_successors, indicator, render_reference
+
+SEEDS = st.integers(0, 10_000)
+few = settings(max_examples=8, deadline=None)
+VIEW, MATRIX = camera()
+
+
+def render(c, view=VIEW, matrix=MATRIX, width=WIDTH, height=HEIGHT, **options):
+    return render_reference(*c.tensors(), view, matrix, width, height, **options)
+
+
+def test_square_in_closed_form():
+    square = torch.tensor([[[10.0, 10], [30, 10], [30, 30], [10, 30]]], dtype=DOUBLE)
+    one = torch.ones(1, dtype=DOUBLE)
+    pixels = torch.tensor([[20.0, 20], [10, 10], [10, 20], [5, 20], [0, 0]], dtype=DOUBLE)
+    phi, inside, solid = indicator(square, one, 0.01 * one, 0.5 * one, pixels)
+    expected_phi = [-0.613705638880, 0.711297108478, 0.253856022086, 1.097174703147, 2.693482586933]
+    expected = [0.576116884766, 0.412013334879, 0.468310530833, 0.366192216282, 0.206403641096]
+    assert solid.all()
+    torch.testing.assert_close(phi[0], torch.tensor(expected_phi, dtype=DOUBLE), atol=1e-11, rtol=0)
+    torch.testing.assert_close(inside[0], torch.tensor(expected, dtype=DOUBLE), atol=1e-11, rtol=0)
+
+
+def test_hull_agrees_with_scipy():
+    from scipy.spatial import ConvexHull
+
+    corners = torch.randn(50, 9, 2, generator=torch.Generator().manual_seed(1), dtype=DOUBLE)
+    following = hull_successors(corners)
+    for points, after in zip(corners.numpy(), following.tolist(), strict=True):
+        ring = ConvexHull(points).vertices.tolist()  # counter-clockwise
+        assert {(i, j) for i, j in enumerate(after) if j >= 0} == set(zip(ring, ring[1:] + ring[:1], strict=True))
+
+
+def test_hull_of_repeated_and_collinear_points():
+    square = [[0.0, 0], [2, 0], [2, 2], [0, 2]]
+    more = torch.tensor([[*square, [1, 0], [2, 2], [1, 1], [0, 1]]], dtype=DOUBLE)
+    assert hull_successors(more)[0].tolist() == [1, 2, 3, 0, -1, -1, -1, -1]
+    line = torch.tensor([[[0.0, 0], [1, 1], [2, 2], [2, 2]]], dtype=DOUBLE)
+    assert (hull_successors(line) == -1).all()
+
+
+def test_gradients_of_the_reference():
+    c = convexes(3, number=2, corners=5)
+    pixels = torch.tensor([[10.0, 8], [22, 16], [30, 20], [5, 30]], dtype=DOUBLE)
+    leaves = [t.clone().requires_grad_() for t in c.tensors()]
+
+    def shown(*tensors):
+        image, left = render_reference(*tensors, VIEW, MATRIX, WIDTH, HEIGHT, pixels=pixels)
+        return torch.cat([image.flatten(), left])
+
+    assert torch.autograd.gradcheck(shown, leaves, eps=1e-6, atol=1e-6)
+
+
+@few
+@given(SEEDS)
+def test_order_of_points_and_of_convexes_is_irrelevant(seed):
+    c = convexes(seed)
+    image, left = render(c)
+    g = torch.Generator().manual_seed(seed)
+    points = c.points[:, torch.randperm(6, generator=g)]
+    row = torch.randperm(12, generator=g)
+    other, other_left = render(type(c)(*(t[row] for t in c.at(points=points).tensors())))
+    torch.testing.assert_close(other, image, atol=1e-12, rtol=0)
+    torch.testing.assert_close(other_left, left, atol=1e-12, rtol=0)
+
+
+@few
+@given(SEEDS)
+def test_a_point_in_the_middle_changes_nothing(seed):
+    c = convexes(seed)
+    seven = torch.cat([c.points, c.points.mean(dim=1, keepdim=True)], dim=1)
+    torch.testing.assert_close(render(c.at(points=seven))[0], render(c)[0], atol=1e-11, rtol=0)
+
+
+@few
+@given(SEEDS)
+def test_scene_and_camera_move_together(seed):
+    c, motion = convexes(seed), turned(seed)
+    moved = c.at(points=c.points @ motion[:3, :3].T + motion[:3, 3])
+    other = render(moved, view=VIEW @ torch.linalg.inv(motion))[0]
+    torch.testing.assert_close(other, render(c)[0], atol=1e-9, rtol=0)
+
+
+@few
+@given(SEEDS, st.floats(0.1, 20.0))
+def test_scale_of_the_world(seed, scale):
+    c = convexes(seed)
+    scaled = c.at(points=c.points * scale, delta=c.delta / scale, sigma=c.sigma / scale)
+    torch.testing.assert_close(render(scaled, near=0.2 * scale)[0], render(c)[0], atol=1e-11, rtol=0)
+
+
+@few
+@given(SEEDS)
+def test_resolution(seed):
+    """Three times the focal length, delta divided by 9: every third pixel of the larger image is the small one."""
+    c, focal = convexes(seed), float((MATRIX[0, 0] * MATRIX[1, 1]).sqrt())
+    large = MATRIX.clone()
+    large[:2] *= 3
+    big = render(c, matrix=large, width=3 * WIDTH, height=3 * HEIGHT, focal=focal)[0]
+    torch.testing.assert_close(big[1::3, 1::3], render(c, focal=focal)[0], atol=1e-11, rtol=0)
+    blunt = render(c, matrix=large, width=3 * WIDTH, height=3 * HEIGHT)[0]
+    assert (blunt[1::3, 1::3] - render(c)[0]).abs().max() > 0.01
+
+
+@few
+@given(SEEDS)
+def test_crop_is_a_shift_of_the_principal_point(seed):
+    c, shifted = convexes(seed), MATRIX.clone()
+    shifted[0, 2] -= 7
+    shifted[1, 2] -= 4
+    crop = render(c, matrix=shifted, width=20, height=15)[0]
+    torch.testing.assert_close(crop, render(c)[0][4:19, 7:27], atol=1e-11, rtol=0)
+
+
+@few
+@given(SEEDS)
+def test_colour_is_linear_and_weights_are_a_partition_of_unity(seed):
+    c = convexes(seed)
+    image, left = render(c)
+    twice = render(c.at(colors=2 * c.colors))[0]
+    torch.testing.assert_close(twice, 2 * image, atol=1e-12, rtol=0)
+    ones = render(c.at(colors=torch.ones_like(c.colors)), background=torch.ones(3, dtype=DOUBLE))[0]
+    torch.testing.assert_close(ones, torch.ones_like(ones), atol=1e-12, rtol=0)
+    assert (left >= 0).all()
+    assert (left <= 1).all()
+    assert (image >= 0).all()
+    assert (image <= c.colors.max() + 1e-12).all()
+
+
+@few
+@given(SEEDS)
+def test_level_sets_are_convex(seed):
+    """phi at a midpoint is at most the mean of phi at the ends."""
+    g = torch.Generator().manual_seed(seed)
+    corners = 10 * torch.rand(4, 6, 2, generator=g, dtype=DOUBLE)
+    one = torch.ones(4, dtype=DOUBLE)
+    ends = 16 * torch.rand(2, 200, 2, generator=g, dtype=DOUBLE) - 3
+    phi = [indicator(corners, one, 0.1 * one, one, q)[0] for q in (*ends, ends.mean(dim=0))]
+    assert (phi[2] <= (phi[0] + phi[1]) / 2 + 1e-9).all()
+
+
+@few
+@given(SEEDS)
+def test_half_level_lies_between_the_hull_and_its_erosion(seed):
+    """{I >= 1/2} is inside the hull and holds {max d <= -log m / (z delta)}."""
+    g = torch.Generator().manual_seed(seed)
+    corners = 10 * torch.rand(3, 6, 2, generator=g, dtype=DOUBLE)
+    depth, delta = 1 + torch.rand(3, generator=g, dtype=DOUBLE), 0.2 + torch.rand(3, generator=g, dtype=DOUBLE)
+    pixels = 12 * torch.rand(400, 2, generator=g, dtype=DOUBLE) - 1
+    _, inside, _ = indicator(corners, depth, delta, torch.ones(3, dtype=DOUBLE), pixels)
+    following = hull_successors(corners)
+    for n in range(3):
+        used = following[n] >= 0
+        a, b = corners[n][used], corners[n][following[n][used]]
+        step, to = b - a, pixels[:, None] - a
+        d = -(step[:, 0] * to[..., 1] - step[:, 1] * to[..., 0]).min(dim=1).values  # max_k d_k by cross products
+        assert (d[inside[n] >= 0.5] <= 1e-9).all()
+        room = torch.log(used.sum().double()) / (depth[n] * delta[n])
+        assert (inside[n][d <= -room] >= 0.5).all()
+
+
+def test_order_of_separate_convexes_is_irrelevant():
+    c = convexes(4, number=2, size=0.1, hardness=40)
+    points = c.points.clone()
+    points[0] += torch.tensor([-1.0, 0, 3]) - points[0].mean(dim=0)
+    points[1] += torch.tensor([1.0, 0, 3.1]) - points[1].mean(dim=0)
+    swapped = points.clone()
+    swapped[0] *= 3.2 / 3.0  # the same picture with the first one behind the second
+    first = render(c.at(points=points), threshold=1e-3)[1]
+    scale = torch.tensor([3.2 / 3.0, 1.0], dtype=DOUBLE)
+    other = render(c.at(points=swapped, delta=c.delta / scale, sigma=c.sigma / scale), threshold=1e-3)[1]
+    torch.testing.assert_close(other, first, atol=1e-9, rtol=0)
+    assert first.min() < 0.9
+
+
+def test_nothing_before_the_camera_is_background():
+    c = convexes(5)
+    back = torch.tensor([0.1, 0.2, 0.3], dtype=DOUBLE)
+    image, left = render(c.at(points=-c.points), background=back)
+    assert (left == 1).all()
+    torch.testing.assert_close(image, back.expand_as(image))
+    assert pytest.approx(1.0) == float(left.mean())
+
+
+def test_harmonics_are_orthonormal_and_known():
+    """Over the sphere, integral Y_i Y_j = 1 if i = j; degree 1 is (-y, z, -x) sqrt(3 / 4 pi)."""
+    import numpy as np
+    from scipy.special import roots_legendre
+
+    from surefoot.splatting.harmonics import harmonics
+
+    height, weight = roots_legendre(12)
+    turn = 2 * np.pi * np.arange(24) / 24
+    z, t = np.meshgrid(height, turn, indexing="ij")
+    r = np.sqrt(1 - z**2)
+    values = harmonics(torch.from_numpy(np.stack([r * np.cos(t), r * np.sin(t), z], axis=-1)), 3)
+    gram = torch.einsum("ijm,ijn,i->mn", values, values, torch.from_numpy(weight)) * (2 * np.pi / 24)
+    torch.testing.assert_close(gram, torch.eye(16, dtype=DOUBLE), atol=1e-12, rtol=0)
+    x, y, z = torch.eye(3, dtype=DOUBLE)
+    assert harmonics(y, 1)[1] < 0
+    assert harmonics(z, 1)[2] > 0
+    assert harmonics(x, 1)[3] < 0
