@@ -217,7 +217,7 @@ CARD = System(
     presets={
         "default": Options(),
         "tour": Options(
-            steps=40, reduce=2, stride=6, sigma=0.1, opacity=0.95, rate=5.0, points_rate=1e-4, split_from=40
+            steps=50, reduce=2, stride=5, size=1.7, sigma=0.1, opacity=0.95, rate=5.0, points_rate=1e-4, split_from=50
         ),
         "paper": Options(
             compat="paper", steps=30_000, rate=1.0, opacity=0.1, sigma=0.00095, delta=0.1, rule="threshold", degree=3, split_every=200,

@@ -59,14 +59,8 @@ def start_parameters(
         spacing: ``(m,)``; None takes the root mean square of the distances to the three nearest.
         size: radius, in spacings.
     """
-    from scipy.spatial import cKDTree
-
-    if spacing is None:
-        count = min(NEAREST + 1, len(points))
-        distance = np.atleast_2d(cKDTree(points).query(points, count)[0]).reshape(len(points), -1)[:, 1:]
-        spacing = np.sqrt((distance**2).mean(axis=1)) if distance.shape[1] else np.ones(len(points))
-    spacing = np.maximum(spacing, LEAST_SPACING)
-    shape = points[:, None] + size * spacing[:, None, None] * directions(corners)
+    apart = np.maximum(_spacing(points) if spacing is None else spacing, LEAST_SPACING)
+    shape = points[:, None] + size * apart[:, None, None] * directions(corners)
     number = len(points)
 
     def tensor(values: Any) -> Tensor:
@@ -74,13 +68,24 @@ def start_parameters(
 
     return {
         "points": tensor(shape),
-        "log_delta": tensor(np.log(delta / spacing)),
+        "log_delta": tensor(np.log(delta / apart)),
         "log_sigma": torch.full((number,), math.log(sigma)),
         "opacity_logit": torch.full((number,), math.log(opacity / (1 - opacity))),
         "sh0": tensor((colors / 255.0 - 0.5) / SH0),
         "sh_rest": torch.zeros(number, (degree + 1) ** 2 - 1, 3),
         "mask_logit": torch.full((number,), MASK),
     }
+
+
+def _spacing(points: Array) -> Array:
+    """Root mean square of the distances to the three nearest."""
+    from scipy.spatial import KDTree
+
+    count = min(NEAREST + 1, len(points))
+    if count < 2:
+        return np.ones(len(points))
+    distance = np.asarray(KDTree(points).query(points, count)[0])[:, 1:]
+    return np.sqrt((distance**2).mean(axis=1))
 
 
 def mask(logit: Tensor, threshold: float) -> Tensor:

@@ -56,21 +56,11 @@ class Capture:
     def fingerprint(self) -> str:
         if not self._hash:
             masks = [m if m is not None else "none" for m in self.masks]
-            self._hash.append(
-                fingerprint(
-                    list(self.names),
-                    list(self.photos),
-                    self.matrices,
-                    self.views,
-                    list(self.test),
-                    self.points,
-                    self.colors,
-                    masks,
-                    list(self.background),
-                    self.focal,
-                    [] if self.spacing is None else self.spacing,
-                )  # fmt: skip
-            )
+            parts = (
+                list(self.names), list(self.photos), self.matrices, self.views, list(self.test), self.points, self.colors, masks,
+                list(self.background), self.focal, [] if self.spacing is None else self.spacing,
+            )  # fmt: skip
+            self._hash.append(fingerprint(*parts))
         return self._hash[0]
 
     @property
