@@ -27,9 +27,11 @@ BUILT_IN: Mapping[str, str] = {
     "convex-splatting": "surefoot.splatting.card:CARD",
     "dadao": "surefoot.decentralized.card:CARD",
     "diff2": "surefoot.privacy.diff2_card:CARD",
+    "drop-muon": "surefoot.training.drop_muon_card:CARD",
     "private-stationary": "surefoot.privacy.stationary_card:CARD",
     "small-gain-nash": "surefoot.games.card:CARD",
     "randomized-smoothing": "surefoot.robustness.smoothing_card:CARD",
+    "spectral-learning-rates": "surefoot.training.spectral_card:CARD",
 }
 
 

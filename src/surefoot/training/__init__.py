@@ -1,0 +1,28 @@
+"""Training networks: layer-dropping Muon, learning rates from curvature.
+
+Names are loaded on first use.
+"""
+
+from surefoot._lazy import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "curvature": [
+            "CurvatureOperator", "directional_variance", "isotropic_variance", "microbatch_variance", "top_eigenpairs",
+        ],
+        "drop_muon": ["DropMuon"],
+        "drop_muon_layers": ["execution_order", "layers_from_module"],
+        "drop_muon_costs": ["CostModel", "count_costs", "measure_costs"],
+        "drop_muon_sampling": [
+            "Auto", "Cutoffs", "EpochShift", "Full", "Independent", "Scheduled", "Subsets", "Uniform", "epoch_shift",
+            "optimal_cutoffs", "optimal_inclusion",
+        ],
+        "spectral_law": [
+            "adam_rate", "debiased", "effective_batch", "largest_rate", "minimal_damping", "moved_eigenvalue", "scaled_rate",
+            "spike_overlap",
+        ],
+        "spectral_method": ["MeasureRates"],
+        "spectral_problem": ["Curvature", "Plan", "Rates"],
+    },
+)  # fmt: skip

@@ -1,0 +1,762 @@
+"""Drop-Muon as a ``torch.optim.Optimizer``: every step updates a random set of layers, and computes nothing for the others.
+
+For drawn layers i in S (before the forward pass), with gradient weight ``beta = 1 - momentum``:
+
+    M_i <- (1 - beta) M_i + beta g_i                   # momentum; with Nesterov the step uses (1 - beta) M_i + beta g_i once more
+    X_i <- (1 - lr lambda) X_i - lr scale_i M_i# / |M_i|*      # step="lmo": for matrices the polar factor, Muon's step
+    X_i <- (1 - lr lambda) X_i - gamma M_i#                    # step="sharp": for matrices |M|_nuc times the polar factor
+
+and the other layers keep weights, momentum and every other state bit for bit. The set of the *next* step is drawn at the end of
+``step()`` and the parameters of the other layers stop requiring gradients, so that an ordinary training loop needs no change:
+
+    optimizer = DropMuon(model, lr=0.02)                # layers and norms from the modules
+    for batch in loader:
+        optimizer.zero_grad()
+        loss(model, batch).backward()                   # stops at the deepest layer that was drawn
+        optimizer.step()
+
+Gradients are accumulated over the same set until ``step()``; a step that a gradient scaler skips keeps the set, too. Between steps
+some parameters have ``requires_grad == False``: use ``with optimizer.thawed():`` for code of your own that needs all gradients, or
+to wrap the model (DistributedDataParallel looks at ``requires_grad`` when it is made). Gradient norms and clipping see drawn layers only. Batch
+norms in layers that are not drawn still update their running statistics unless ``frozen_statistics=True``.
+
+Draws are addressed by (seed, step): the same on all ranks, whatever the resume.
+
+References:
+    Gruntkowska, Maziane, Qu, Richtarik, Drop-Muon: Update less, converge faster, 2025, arXiv 2510.02239.
+    Jordan et al., Muon, 2024.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from surefoot.core.random import Streams
+from surefoot.numerics.spectral_matrix import (
+    NORMS,
+    as_matrix,
+    dual_norm,
+    newton_schulz,
+    polar,
+    polar_express,
+    primal_norm,
+)
+from surefoot.training.drop_muon_costs import CostModel, fit_costs
+from surefoot.training.drop_muon_distributed import average_gradients, full, like_shards, shared_draws, with_owners
+from surefoot.training.drop_muon_layers import layers_from_module
+from surefoot.training.drop_muon_sampling import Auto, LayerDistribution, Uniform, as_schedule, predicted_ratio
+from surefoot.training.drop_muon_smoothness import KEPT, current, generalised
+
+__all__ = ["DropMuon", "shape_scale"]
+
+STEPS = ("lmo", "sharp")
+AUXILIARY = ("adamw", "sgd")
+MODES = ("freeze", "inputs")
+Orthogonalise = Literal["newton-schulz", "polar-express", "exact"]
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+MEMORY = "drop_muon"  # the key in the first group under which the optimiser's own state is saved
+
+
+class DropMuon(Optimizer):
+    """Layer-dropping Muon with truncated back-propagation; see the module for the equations.
+
+    Args:
+        params: a module (layers by `layers_from_module`), or parameters or groups. A group may say `layer` (an integer; layers are
+            ordered by it, 0 nearest the input) and `norm`; without `layer` every parameter is one of its own, in order.
+        lr: the radius of an "lmo" step, and times `auxiliary_scale` the rate of AdamW and SGD.
+        sampling: "uniform", "full", "auto", cutoff probabilities, a distribution or a schedule of `drop_muon_sampling`.
+        momentum, nesterov, weight_decay: as in ``torch.optim.Muon`` (the paper's beta is 1 - momentum).
+        norm: "spectral", "sign", "euclidean", "adamw" or "sgd"; None is spectral for two and more dimensions (kernels flattened
+            to (out, rest)), AdamW for vectors.
+        step: "lmo", or "sharp" with `gamma`.
+        gamma: step size of sharp steps, or (L0, L1) for 1 / (L0 + L1 |g|*). Its scale is not that of `lr`.
+        scale: of a spectral step by shape (rows, columns): "original" sqrt(max(1, rows / columns)), "match_rms_adamw"
+            0.2 sqrt(max(rows, columns)), or "none".
+        orthogonalise, ns_steps, ns_dtype: how the polar factor is computed, and its dtype (None: bfloat16 on a GPU, else the parameter's own).
+        eps, betas: of Newton-Schulz and of AdamW.
+        auxiliary_scale: see `lr`.
+        lr_compensation: c in lr_i = lr / P_i^c, for layers that are drawn rarely.
+        mode: "freeze" switches ``requires_grad``; "inputs" leaves it alone, and ``optimizer.backward(loss)`` prunes the graph.
+        seed: of the draws.
+        synchronise: average the drawn layers' gradients over all ranks in ``step`` (instead of DistributedDataParallel).
+        distribute: the polar factors are computed by the ranks in turn and sent around; True with sharded parameters.
+        frozen_statistics: batch norms of layers that are not drawn keep their running statistics (needs a module).
+
+    Raises:
+        ValueError: a duplicate parameter, layers for some groups only, unknown words, numbers out of range.
+    """
+
+    def __init__(
+        self, params: nn.Module | Iterable[Any], lr: float = 0.02, *, sampling: Any = "uniform", momentum: float = 0.95,
+        nesterov: bool = True, weight_decay: float = 0.0, norm: str | None = None, step: Literal["lmo", "sharp"] = "lmo",
+        gamma: float | tuple[float, float] | None = None, scale: Literal["original", "match_rms_adamw", "none"] = "original",
+        orthogonalise: Orthogonalise = "newton-schulz", ns_steps: int = 5, ns_dtype: torch.dtype | None = None, eps: float = 1e-7,
+        betas: tuple[float, float] = (0.9, 0.95), auxiliary_scale: float = 0.1, lr_compensation: float = 0.0,
+        mode: Literal["freeze", "inputs"] = "freeze", seed: int = 0, synchronise: bool = False, distribute: bool | None = None,
+        frozen_statistics: bool = False,
+    ) -> None:  # fmt: skip
+        module = params if isinstance(params, nn.Module) else None
+        groups = layers_from_module(params) if isinstance(params, nn.Module) else params
+        self._schedule = as_schedule(sampling)
+        self._module, self._mode, self._seed = module, mode, seed
+        self._compensation, self._synchronise, self._distribute = lr_compensation, synchronise, distribute
+        self._frozen_statistics = frozen_statistics
+        if mode not in MODES:
+            raise ValueError(f"mode is {mode!r}; expected freeze or inputs")
+        if frozen_statistics and module is None:
+            raise ValueError("frozen_statistics needs the module; give the model instead of its parameters")
+        if not 0 <= lr_compensation <= 1:
+            raise ValueError(f"lr_compensation is {lr_compensation}; expected a number of [0, 1]")
+        self._ready = self._all = False
+        super().__init__(groups, {
+            "lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay, "norm": norm, "step": step,
+            "gamma": gamma, "scale": scale, "orthogonalise": orthogonalise, "ns_steps": ns_steps, "ns_dtype": ns_dtype, "eps": eps,
+            "betas": betas, "auxiliary_scale": auxiliary_scale, "layer": None,
+        })  # fmt: skip
+        if seed < 0 or int(seed) != seed:
+            raise ValueError(f"seed is {seed}; expected an integer >= 0")
+        self._ready = True
+        self._index()
+        self._remember(
+            {
+                "k": 0,
+                "epoch": 0,
+                "seed": int(seed),
+                "times": {},
+                "smoothness": [[] for _ in range(self.layers)],
+                "cutoffs": None,
+            }
+        )
+        self._statistics: dict[nn.Module, Any] = {}
+        if self._mode == "freeze" and module is not None and any(_is_sharded(p) for p in module.parameters()):
+            self._follow_shards(module)
+        self._next()
+
+    # ---- layers ------------------------------------------------------------------------------------------------------
+    def _index(self) -> None:
+        """Which layer each parameter belongs to."""
+        given = [group["layer"] is not None for group in self.param_groups]
+        if any(given) and not all(given):
+            raise ValueError("some groups say which layer they are and some do not; give `layer` to all or to none")
+        keys: list[Any] = []
+        for g, group in enumerate(self.param_groups):
+            keys += [group["layer"] if given[g] else (g, i) for i, _ in enumerate(group["params"])]
+        place = {key: i for i, key in enumerate(sorted(set(keys)))}
+        every = [p for group in self.param_groups for p in group["params"]]
+        if len(set(every)) < len(every):
+            again = next(p for i, p in enumerate(every) if any(p is q for q in every[:i]))
+            raise ValueError(
+                f"duplicate parameter of shape {tuple(again.shape)}: give it once, in the earliest layer that uses it"
+            )
+        self._layer: dict[Tensor, int] = {p: place[key] for p, key in zip(every, keys, strict=True)}
+        self._members: list[list[Tensor]] = [[] for _ in place]
+        for p, i in self._layer.items():
+            self._members[i].append(p)
+        # A parameter that another optimiser of this kind holds back is still one that is trained.
+        self._trained = [p for p in every if p.requires_grad or getattr(p, "held_back", False)]
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As in torch; layers are counted anew, and what `auto` has learnt is forgotten."""
+        super().add_param_group(param_group)
+        self._check_group(self.param_groups[-1])
+        if self._ready:
+            self._index()
+            self._remember(
+                {**self._memory, "times": {}, "smoothness": [[] for _ in range(self.layers)], "cutoffs": None}
+            )
+            self._next()
+
+    @staticmethod
+    def _check_group(group: Mapping[str, Any]) -> None:
+        words = {"step": STEPS, "scale": ("original", "match_rms_adamw", "none"), "norm": (None, *NORMS, *AUXILIARY),
+                 "orthogonalise": ("newton-schulz", "polar-express", "exact")}  # fmt: skip
+        for name, known in words.items():
+            if group[name] not in known:
+                raise ValueError(f"{name} is {group[name]!r}; expected one of {', '.join(map(str, known))}")
+        for name, top in {
+            "lr": math.inf,
+            "weight_decay": math.inf,
+            "momentum": 1.0,
+            "auxiliary_scale": math.inf,
+        }.items():
+            if not 0 <= float(group[name]) <= top or (name == "momentum" and float(group[name]) == 1):
+                raise ValueError(f"{name} is {group[name]}; expected a number >= 0" + (", below 1" if top == 1 else ""))
+        if not 1 <= group["ns_steps"] < 100:
+            raise ValueError(f"ns_steps is {group['ns_steps']}; expected 1 to 99")
+        if group["ns_dtype"] is torch.float16:
+            raise ValueError("Newton-Schulz overflows in float16; take bfloat16 or float32")
+        gamma = group["gamma"]
+        if group["step"] == "sharp" and gamma is None:
+            raise ValueError("sharp steps need gamma (its scale is not that of lr): a number, or (L0, L1)")
+        if gamma is not None and not all(g >= 0 for g in (gamma if isinstance(gamma, tuple | list) else (gamma,))):
+            raise ValueError(f"gamma is {gamma}; expected numbers >= 0")
+        for p in group["params"]:
+            if p.is_complex():
+                raise ValueError("DropMuon does not take complex parameters; train real and imaginary parts")
+
+    @property
+    def layers(self) -> int:
+        """b."""
+        return len(self._members)
+
+    @property
+    def device(self) -> torch.device:
+        return self._members[0][0].device
+
+    @property
+    def drawn(self) -> tuple[int, ...]:
+        """The layers that the next step updates, counted from 0 at the input."""
+        return tuple(np.flatnonzero(self._mask).tolist())
+
+    @property
+    def steps_done(self) -> int:
+        return int(self._memory["k"])
+
+    @property
+    def inclusion(self) -> list[float]:
+        """P_i (b,): how often each layer is drawn now."""
+        return self._distribution.inclusion.tolist()
+
+    def layer_of(self, parameter: Tensor) -> int:
+        """The layer that a parameter belongs to."""
+        return self._layer[parameter]
+
+    def active_parameters(self) -> list[Tensor]:
+        """Parameters of the drawn layers."""
+        return [p for p in self._trained if self._mask[self._layer[p]]]
+
+    def backward(self, loss: Tensor, **how: Any) -> None:
+        """``loss.backward``, for the drawn layers only; needed with mode="inputs"."""
+        if self._mode == "inputs":
+            loss.backward(inputs=self.active_parameters(), **how)
+        else:
+            loss.backward(**how)
+
+    # ---- draws -------------------------------------------------------------------------------------------------------
+    @property
+    def _memory(self) -> dict[str, Any]:
+        return self.param_groups[0][MEMORY]
+
+    def _remember(self, memory: dict[str, Any]) -> None:
+        for group in self.param_groups:
+            group.pop(MEMORY, None)
+        self.param_groups[0][MEMORY] = memory  # always a fresh dict: a state_dict that somebody holds stays as it is
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the schedule the epoch (from 0); the set for the coming step is drawn anew."""
+        self._remember({**self._memory, "epoch": int(epoch)})
+        self._next()
+
+    def _next(self) -> None:
+        """Draw the set of the coming step and hold the other layers back."""
+        k, b = self.steps_done, self.layers
+        auto = self._schedule if isinstance(self._schedule, Auto) else None
+        self._probing = False
+        self._timing: int | None = None
+        if auto is not None and b > 1:
+            plan = self._calibration(auto)
+            found = self._memory["cutoffs"]
+            self._distribution = (
+                auto.at(k, 0, b) if found is None else as_schedule(self._rebuilt(auto, found)).at(k, 0, b)
+            )
+            if k < len(plan):
+                self._distribution = Uniform().at(k, 0, b)
+                self._timing = plan[k]
+                self._set(np.arange(b) >= plan[k])
+                return
+            self._probing = auto.probes(k - len(plan))
+            if self._probing:
+                self._set(np.ones(b, dtype=bool))
+                return
+        else:
+            self._distribution = self._schedule.at(k, int(self._memory["epoch"]), b)
+            if len(self._distribution.inclusion) != b:
+                raise ValueError(
+                    f"the distribution is over {len(self._distribution.inclusion)} layers; the optimiser has {b}"
+                )
+        mask = self._distribution.draw(Streams(int(self._memory["seed"])).numpy("layers", k))
+        if not mask.any():
+            raise ValueError("the distribution drew no layer; a set must not be empty")
+        self._set(mask)
+
+    @staticmethod
+    def _rebuilt(auto: Auto, found: list[float]) -> LayerDistribution:
+        from surefoot.training.drop_muon_sampling import Cutoffs, Independent
+
+        return Cutoffs(tuple(found)) if auto.suffix else Independent(tuple(found))
+
+    def _calibration(self, auto: Auto) -> list[int]:
+        """The cutoffs of the first steps, which are timed; none if the costs are given."""
+        if auto.costs is not None:
+            if len(auto.costs) != self.layers + 1:
+                raise ValueError(
+                    f"{len(auto.costs)} costs; expected the forward pass and one a layer, {self.layers + 1}"
+                )
+            return []
+        few = sorted({round(x) for x in np.linspace(0, self.layers - 1, min(self.layers, 6))})
+        return few * (auto.rounds + 1)
+
+    def sample(self) -> tuple[int, ...]:
+        """The layers of the coming step (they are drawn already: at the end of the step before, or when the optimiser was made)."""
+        return self.drawn
+
+    def draw_exactly(self, layers: Iterable[int]) -> None:
+        """Let the coming step update just these layers.
+
+        Raises:
+            ValueError: none, or one that there is not.
+        """
+        chosen = sorted(set(layers))
+        if not chosen or not 0 <= chosen[0] <= chosen[-1] < self.layers:
+            raise ValueError(f"layers {chosen}; expected at least one of 0 to {self.layers - 1}")
+        mask = np.zeros(self.layers, dtype=bool)
+        mask[chosen] = True
+        self._probing, self._timing = False, None
+        self._set(mask)
+
+    def _set(self, mask: np.ndarray[Any, np.dtype[Any]]) -> None:
+        self._mask = mask
+        for p in self._trained:
+            held = not mask[self._layer[p]]
+            if held:
+                p.grad = None
+            if self._mode == "freeze":
+                self._hold(p, held)
+        if self._frozen_statistics:
+            self._hold_statistics()
+        self._began = time.perf_counter()
+
+    @staticmethod
+    def _hold(p: Tensor, held: bool) -> None:
+        p.held_back = held  # type: ignore[attr-defined]
+        p.requires_grad_(not held)
+
+    def _hold_statistics(self) -> None:
+        assert self._module is not None
+        for module in self._module.modules():
+            if isinstance(module, BATCH_NORMS) and module.track_running_stats:
+                own = [p for p in module.parameters(recurse=False) if p in self._layer]
+                usual = self._statistics.setdefault(module, module.momentum)
+                held = bool(own) and not any(self._mask[self._layer[p]] for p in own)
+                module.momentum = 0.0 if held else usual  # running <- (1 - momentum) running + momentum batch
+
+    def _follow_shards(self, module: nn.Module) -> None:
+        """With sharded parameters the module computes with gathered ones: they are held back where it is about to use them."""
+
+        def follow(m: nn.Module, _: Any) -> None:
+            for name, p in m.named_parameters(recurse=False):
+                layer = held.get((m, name))
+                if layer is not None and p.is_leaf:
+                    p.requires_grad_(bool(self._mask[layer]) or self._all)
+
+        held: dict[tuple[nn.Module, str], int] = {}
+        self._all = False
+        for m in module.modules():
+            for name, p in m.named_parameters(recurse=False):
+                if p in self._layer:
+                    held[m, name] = self._layer[p]
+            if any(key[0] is m for key in held):
+                m.register_forward_pre_hook(follow)
+
+    @contextmanager
+    def thawed(self) -> Generator[None]:
+        """Every parameter requires its gradient for the duration; gradients taken inside are dropped for layers that are not drawn."""
+        self._all = True
+        for p in self._trained:
+            self._hold(p, False)
+        try:
+            yield
+        finally:
+            self._all = False
+            self._set(self._mask)
+
+    @contextmanager
+    def trial(self) -> Generator[None]:
+        """What happens inside to parameters, buffers, optimiser and random generators is undone."""
+        kept = [(p, p.detach().clone()) for p in self._layer]
+        buffers = [(x, x.detach().clone()) for x in (self._module.buffers() if self._module is not None else ())]
+        state = {p: {k: v.clone() if isinstance(v, Tensor) else v for k, v in s.items()} for p, s in self.state.items()}
+        memory, mask, generators = copy.deepcopy(self._memory), self._mask, _generators(self.device)
+        flags = (self._probing, self._timing, self._distribution)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for x, value in (*kept, *buffers):
+                    x.copy_(value)
+            self.state.clear()
+            self.state.update(state)
+            self._remember(memory)
+            self._set(mask)
+            for p in self._trained:
+                p.grad = None
+            self._probing, self._timing, self._distribution = flags
+            _set_generators(self.device, generators)
+
+    # ---- the step ----------------------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Update the drawn layers, draw the next set; returns the closure's loss.
+
+        Args:
+            closure: clears gradients, computes the loss, calls backward (or ``optimizer.backward``) and returns the loss. With "auto" it
+                is called once more at the steps that estimate the smoothness.
+
+        Raises:
+            ValueError: sparse gradients, named with their shape.
+        """
+        probing = self._probing and closure is not None
+        generators = _generators(self.device) if probing else None
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if self._synchronise:
+            average_gradients([p.grad for p in self.active_parameters() if p.grad is not None])
+        before = self._snapshot() if probing else None
+        self._update()
+        if before is not None:
+            assert closure is not None
+            assert generators is not None
+            after = _generators(self.device)
+            _set_generators(self.device, generators)  # the same dropout masks
+            with torch.enable_grad():
+                closure()
+            if self._synchronise:
+                average_gradients([p.grad for p in self.active_parameters() if p.grad is not None])
+            _set_generators(self.device, after)
+            self._learn(before)
+        elif self._probing and self._memory["cutoffs"] is None and not any(self._memory["smoothness"]):
+            warnings.warn(
+                'sampling="auto" has no estimate of the smoothness, so every layer is updated; call step(closure), or probe(closure) now '
+                "and then",
+                stacklevel=2,
+            )
+        self._note_time()
+        self._remember({**self._memory, "k": self.steps_done + 1})
+        self._next()
+        return loss
+
+    def _update(self) -> None:
+        waiting: list[tuple[Tensor, dict[str, Any], Tensor]] = []
+        for group in self.param_groups:
+            for p in group["params"]:
+                if not self._mask[self._layer[p]]:
+                    p.grad = None
+                    continue
+                if p.grad is None:
+                    continue
+                if p.grad.is_sparse:
+                    raise ValueError(
+                        f"the gradient of a parameter of shape {tuple(p.shape)} is sparse; use sparse=False"
+                    )
+                norm = self._norm(group, p)
+                if norm in AUXILIARY:
+                    self._auxiliary(p, p.grad, group, norm)
+                    continue
+                direction = self._momentum(p, p.grad, group)
+                if norm == "spectral":
+                    waiting.append((p, group, direction))
+                else:
+                    self._move(p, group, norm, direction, direction.sign() if norm == "sign" else _unit(direction))
+        if waiting:
+            self._spectral(waiting)
+
+    @staticmethod
+    def _norm(group: Mapping[str, Any], p: Tensor) -> str:
+        return group["norm"] or ("spectral" if p.ndim >= 2 else "adamw")
+
+    def _momentum(self, p: Tensor, gradient: Tensor, group: Mapping[str, Any]) -> Tensor:
+        momentum = group["momentum"]
+        if momentum == 0:
+            return gradient
+        state = self.state[p]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(gradient, memory_format=torch.preserve_format)
+        buffer = state["momentum_buffer"]
+        buffer.lerp_(gradient, 1 - momentum)
+        return gradient.lerp(buffer, momentum) if group["nesterov"] else buffer
+
+    def _spectral(self, waiting: list[tuple[Tensor, dict[str, Any], Tensor]]) -> None:
+        matrices = [as_matrix(full(direction)) for _, _, direction in waiting]
+        tasks = [
+            lambda M=M, g=group: self._orthogonal(M, g) for M, (_, group, _) in zip(matrices, waiting, strict=True)
+        ]
+        spread = self._distribute if self._distribute is not None else any(_is_sharded(p) for p, _, _ in waiting)
+        found = with_owners(tasks, matrices) if spread else [task() for task in tasks]
+        for (p, group, direction), M, unit in zip(waiting, matrices, found, strict=True):
+            self._move(p, group, "spectral", direction, unit, M)
+
+    @staticmethod
+    def _orthogonal(M: Tensor, group: Mapping[str, Any]) -> Tensor:
+        how = group["orthogonalise"]
+        if how == "exact":
+            return polar(M)
+        usual = torch.bfloat16 if M.is_cuda else torch.float32 if M.dtype == torch.float16 else M.dtype
+        dtype = group["ns_dtype"] or usual
+        if how == "polar-express":
+            return polar_express(M, group["ns_steps"], group["eps"], dtype)
+        return newton_schulz(M, group["ns_steps"], eps=group["eps"], dtype=dtype)
+
+    def _move(
+        self,
+        p: Tensor,
+        group: Mapping[str, Any],
+        norm: Any,
+        direction: Tensor,
+        unit: Tensor,
+        matrix: Tensor | None = None,
+    ) -> None:
+        """X <- (1 - lr lambda) X - length unit, where unit has norm 1 (approximately, by Newton-Schulz)."""
+        rate = self._rate(p, float(group["lr"]))
+        if group["step"] == "lmo":
+            length: Any = rate * (shape_scale(as_matrix(p).shape, group["scale"]) if norm == "spectral" else 1.0)
+        else:
+            gamma = group["gamma"]
+            if isinstance(gamma, tuple | list):
+                bend = gamma[0] + gamma[1] * float(dual_norm(full(p.grad), norm))  # type: ignore[arg-type]
+                gamma = 1.0 / bend if bend > 0 else 0.0
+            dual = (
+                (matrix * unit).sum()
+                if matrix is not None
+                else full(direction).abs().sum()
+                if norm == "sign"
+                else full(direction).norm()
+            )
+            length = float(gamma) * float(dual)
+        if group["weight_decay"]:
+            p.mul_(1 - rate * group["weight_decay"])
+        p.add_(like_shards(unit.reshape(p.shape), p), alpha=-length)
+
+    def _rate(self, p: Tensor, lr: float) -> float:
+        if not self._compensation:
+            return lr
+        return lr / max(float(self._distribution.inclusion[self._layer[p]]), 1e-12) ** self._compensation
+
+    def _auxiliary(self, p: Tensor, gradient: Tensor, group: Mapping[str, Any], norm: str) -> None:
+        """AdamW or SGD with momentum, counting this layer's own updates."""
+        rate = self._rate(p, float(group["lr"])) * group["auxiliary_scale"]
+        if group["weight_decay"]:
+            p.mul_(1 - rate * group["weight_decay"])
+        if norm == "sgd":
+            p.add_(self._momentum(p, gradient, group), alpha=-rate)
+            return
+        state, (first, second) = self.state[p], group["betas"]
+        if "exp_avg" not in state:
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
+            state["updates"] = torch.tensor(0.0)
+        state["updates"] += 1
+        n = float(state["updates"])
+        state["exp_avg"].lerp_(gradient, 1 - first)
+        state["exp_avg_sq"].mul_(second).addcmul_(gradient, gradient, value=1 - second)
+        size = (state["exp_avg_sq"] / (1 - second**n)).sqrt_().add_(1e-8)
+        p.addcdiv_(state["exp_avg"], size, value=-rate / (1 - first**n))
+
+    def update_operations(self, layer: int) -> float:
+        """Floating-point operations of the matrix products in a layer's update: 5 Newton-Schulz steps of 2 n^2 (2 m + n) a piece, n <= m."""
+        total = 0.0
+        for group in self.param_groups:
+            for p in group["params"]:
+                if self._layer[p] == layer and self._norm(group, p) == "spectral":
+                    n, m = sorted(as_matrix(p).shape)
+                    total += group["ns_steps"] * 2.0 * n * n * (2 * m + n)
+        return total
+
+    # ---- what "auto" learns ------------------------------------------------------------------------------------------
+    def _snapshot(self) -> list[tuple[Tensor, str, float, Tensor, Tensor]]:
+        """Per parameter that counts: norm, shape scale, weights, gradient."""
+        return [
+            (p, n, s, full(p.detach()).clone(), full(p.grad).clone())
+            for p, n, s in self._counted()
+            if p.grad is not None
+        ]  # type: ignore[arg-type]
+
+    def _counted(self) -> Iterator[tuple[Tensor, str, float]]:
+        """Parameters by which a layer's smoothness is judged, with norms in which a step of the optimiser has length lr; those of AdamW and
+        SGD count only where a layer has no others (AdamW moves entries by lr auxiliary_scale)."""
+        main = {self._layer[p] for g in self.param_groups for p in g["params"] if self._norm(g, p) in NORMS}
+        for group in self.param_groups:
+            for p in group["params"]:
+                norm = self._norm(group, p)
+                if norm in NORMS:
+                    yield p, norm, shape_scale(as_matrix(p).shape, group["scale"]) if norm == "spectral" else 1.0
+                elif self._layer[p] not in main:
+                    yield p, "sign" if norm == "adamw" else "euclidean", group["auxiliary_scale"] or 1.0
+
+    def _learn(self, before: list[tuple[Tensor, str, float, Tensor, Tensor]]) -> None:
+        """Lhat_i from the gradients on the same batch before and after; a layer's norm is the largest of its parameters' (in units of one lr),
+        so its dual is their sum."""
+        size, change, moved = ([0.0] * self.layers for _ in range(3))
+        for p, norm, scale, X, g in before:
+            i = self._layer[p]
+            if p.grad is None:
+                continue
+            which: Any = norm
+            size[i] += scale * float(dual_norm(g.double(), which))
+            change[i] += scale * float(dual_norm((full(p.grad) - g).double(), which))
+            moved[i] = max(moved[i], float(primal_norm((full(p.detach()) - X).double(), which)) / scale)
+        pairs = [list(layer) for layer in self._memory["smoothness"]]
+        for i in range(self.layers):
+            if moved[i] > 0 and math.isfinite(change[i]):
+                pairs[i] = [*pairs[i], (size[i], change[i] / moved[i])][-KEPT:]
+        self._remember({**self._memory, "smoothness": pairs})
+        self._choose()
+
+    def probe(self, closure: Callable[[], Any]) -> None:
+        """Estimate the smoothness now, at the cost of two full gradients; nothing is changed. For loops that call ``step()`` without a closure."""
+        with self.trial(), torch.no_grad():
+            self.draw_exactly(range(self.layers))
+            generators = _generators(self.device)
+            with torch.enable_grad():
+                closure()
+            before = self._snapshot()
+            self._update()
+            _set_generators(self.device, generators)
+            with torch.enable_grad():
+                closure()
+            kept = self._memory
+            self._learn(before)
+            learnt = self._memory
+            self._remember(kept)
+        self._remember({**self._memory, "smoothness": learnt["smoothness"], "cutoffs": learnt["cutoffs"]})
+
+    def _note_time(self) -> None:
+        if self._timing is None:
+            return
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        seconds = time.perf_counter() - self._began
+        times = {s: list(values) for s, values in self._memory["times"].items()}
+        times.setdefault(self._timing, []).append(seconds)
+        self._remember({**self._memory, "times": times})
+
+    def costs(self) -> CostModel | None:
+        """C_f and c_i as given or measured so far; None before."""
+        auto = self._schedule if isinstance(self._schedule, Auto) else Auto()
+        if auto.costs is not None:
+            return CostModel(auto.costs[0], tuple(auto.costs[1:]))
+        times = {int(s): values[1:] for s, values in self._memory["times"].items()}  # the first one warms up
+        if not times or not all(times.values()) or 0 not in times or self.layers - 1 not in times:
+            return None
+        return fit_costs(times, self.layers)
+
+    def smoothness(self) -> list[float] | None:
+        """L_i (b,) as estimated now; None before."""
+        return current(self._memory["smoothness"])
+
+    def generalised_smoothness(self, layer: int) -> tuple[float, float]:
+        """(L0, L1) of ``L = L0 + L1 |g|*``, fitted to a layer's estimates."""
+        return generalised(self._memory["smoothness"][layer])
+
+    def predicted_saving(self) -> float | None:
+        """1 - expected cost of a step / cost of a full one, by the cost model; None without costs."""
+        costs = self.costs()
+        return None if costs is None else 1 - predicted_ratio(self._distribution.inclusion, costs.forward, costs.layers)
+
+    def _choose(self) -> None:
+        costs, L = self.costs(), self.smoothness()
+        if not isinstance(self._schedule, Auto) or costs is None or L is None:
+            return
+        chosen = self._schedule.choose(L, costs.forward, costs.layers)
+        p = np.asarray(getattr(chosen, "p", None) or getattr(chosen, "probabilities", None))
+        p = shared_draws(p, self.device)  # ranks measure different times: rank 0 decides
+        if not self._schedule.suffix and len(p) and p.sum() == 1 and p[0] == 1:
+            p = np.ones(self.layers)  # the full update, as coins
+        self._remember({**self._memory, "cutoffs": p.tolist()})
+
+    def norm_of(self, parameter: Tensor) -> str:
+        """The norm, or auxiliary method, that a parameter steps by."""
+        for group in self.param_groups:
+            if any(p is parameter for p in group["params"]):
+                return self._norm(group, parameter)
+        raise KeyError("this parameter is not the optimiser's")
+
+    def remembered(self) -> dict[str, Any]:
+        """The optimiser's own state (step, epoch, seed, measured times, estimates, chosen probabilities) as a plain tree."""
+        return copy.deepcopy(self._memory)
+
+    def restore(self, memory: Mapping[str, Any]) -> None:
+        """Go on from `remembered()`; the coming set is drawn anew."""
+        pairs = [[(float(a), float(b)) for a, b in layer] for layer in memory["smoothness"]]
+        self._remember({**self._memory, **memory, "smoothness": pairs})
+        self._next()
+
+    # ---- saving ------------------------------------------------------------------------------------------------------
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As in torch; the draws go on where they were.
+
+        Raises:
+            ValueError: a state of another optimiser, or of other layers.
+        """
+        groups = state_dict.get("param_groups", [])
+        if not groups or MEMORY not in groups[0]:
+            raise ValueError("this is not a state of DropMuon (its first group has no entry 'drop_muon')")
+        if len(groups[0][MEMORY]["smoothness"]) != self.layers:
+            raise ValueError(
+                f"the state is of {len(groups[0][MEMORY]['smoothness'])} layers; this optimiser has {self.layers}"
+            )
+        super().load_state_dict(state_dict)
+        self._index()
+        self._next()
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = ("_schedule", "_mode", "_seed", "_compensation", "_synchronise", "_distribute")
+        known = {id(p) for p in self._trained}
+        trained = [id(p) in known for group in self.param_groups for p in group["params"]]
+        return {**super().__getstate__(), "own": {name: getattr(self, name) for name in own}, "trained": trained}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        own, trained = state.pop("own", None), state.pop("trained", [])
+        super().__setstate__(state)
+        if own is not None:  # a copy, or from another process: without the module, so without what follows it
+            self.__dict__.update(own)
+            self._module, self._statistics, self._frozen_statistics, self._ready, self._all = (
+                None,
+                {},
+                False,
+                True,
+                False,
+            )
+            for p, is_trained in zip((p for group in self.param_groups for p in group["params"]), trained, strict=True):
+                p.held_back = is_trained
+            self._index()
+            self._next()
+
+
+def _unit(direction: Tensor) -> Tensor:
+    size = full(direction).norm()
+    return direction / size if size > 0 else torch.zeros_like(direction)
+
+
+def shape_scale(shape: Any, how: str) -> float:
+    """The factor of lr for a spectral step of a matrix (rows, columns)."""
+    rows, columns = shape
+    if how == "original":
+        return math.sqrt(max(1.0, rows / columns))
+    return 0.2 * math.sqrt(max(rows, columns)) if how == "match_rms_adamw" else 1.0
+
+
+def _is_sharded(p: Tensor) -> bool:
+    return hasattr(p, "device_mesh")
+
+
+def _generators(device: torch.device) -> list[Tensor]:
+    found = [torch.get_rng_state()]
+    return [*found, torch.cuda.get_rng_state(device)] if device.type == "cuda" else found
+
+
+def _set_generators(device: torch.device, states: list[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)

@@ -1,0 +1,121 @@
+"""What a step costs, layer by layer: counted in floating-point operations, or fitted to measured times.
+
+A step that updates the suffix from s on costs ``T(s) = C_f + sum_{i >= s} c_i``. Here c_i holds the gradient of layer i's own
+parameters, its update, and the gradient with respect to the *output* of layer i (which is needed only to reach layers up to i), so that the
+sum is exact for suffixes. ``C_f`` is the forward pass with whatever else every step does.
+
+References:
+    Gruntkowska, Maziane, Qu, Richtarik, Drop-Muon, 2025, arXiv 2510.02239.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from surefoot.training.drop_muon import DropMuon
+
+__all__ = ["CostModel", "count_costs", "fit_costs", "measure_costs"]
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """C_f and c (b,), in seconds or operations."""
+
+    forward: float
+    layers: tuple[float, ...]
+
+    def step(self, start: int) -> float:
+        """Cost of a step that updates the layers from `start` on."""
+        return self.forward + sum(self.layers[start:])
+
+    def expected(self, cutoffs: Sequence[float]) -> float:
+        """Mean cost of a step under cutoff probabilities (b,)."""
+        return float(sum(p * self.step(s) for s, p in enumerate(cutoffs)))
+
+    def as_tuple(self) -> tuple[float, ...]:
+        """(C_f, c_0, ..., c_{b-1}), as `Auto(costs=...)` takes it."""
+        return (self.forward, *self.layers)
+
+
+def fit_costs(times: Mapping[int, Sequence[float]], layers: int) -> CostModel:
+    """The model nearest to measured times of whole steps by cutoff: medians, made non-increasing in the cutoff, the steps between them
+    shared evenly where a cutoff was not measured. The least cutoff's cost beyond the deepest layer counts as forward pass.
+
+    Args:
+        times: seconds of steps, by first updated layer; cutoff 0 and b - 1 must be there.
+    """
+    from scipy.optimize import isotonic_regression
+
+    known = sorted(s for s, values in times.items() if values)
+    if not known or known[0] != 0 or known[-1] != layers - 1:
+        raise ValueError(f"times of the cutoffs {known}; expected at least those of 0 and {layers - 1}")
+    medians = [statistics.median(times[s]) for s in known]
+    falling = isotonic_regression(medians, weights=[len(times[s]) for s in known], increasing=False).x
+    T = np.interp(np.arange(layers), known, falling)
+    c = [*(T[:-1] - T[1:]).tolist(), 0.0]
+    return CostModel(float(T[-1]), tuple(c))
+
+
+def measure_costs(
+    optimizer: DropMuon, step: Callable[[], Any], *, rounds: int = 5, cutoffs: Sequence[int] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[CostModel, dict[int, list[float]]]:  # fmt: skip
+    """Time whole training steps at every cutoff, in turn, and fit the model; parameters and optimiser are put back afterwards.
+
+    Args:
+        step: one training step with the optimiser as it stands: zero_grad, forward, backward, ``optimizer.step()``.
+        rounds: timed passes over the cutoffs after one that only warms up.
+
+    Returns:
+        The model, and the seconds by cutoff.
+    """
+    b = optimizer.layers
+    chosen = range(b) if cutoffs is None else cutoffs
+    times: dict[int, list[float]] = {s: [] for s in chosen}
+    with optimizer.trial():
+        for turn in range(rounds + 1):
+            for s in chosen:
+                optimizer.draw_exactly(range(s, b))
+                _wait(optimizer)
+                began = clock()
+                step()
+                _wait(optimizer)
+                if turn:
+                    times[s].append(clock() - began)
+    return fit_costs(times, b), times
+
+
+def _wait(optimizer: DropMuon) -> None:
+    import torch
+
+    if optimizer.device.type == "cuda":
+        torch.cuda.synchronize(optimizer.device)
+
+
+def count_costs(optimizer: DropMuon, gradient: Callable[[], Any]) -> CostModel:
+    """The model in floating-point operations of matrix products and convolutions, by ``torch.utils.flop_counter``: backward passes at every cutoff, and the
+    orthogonalisation.
+
+    Args:
+        gradient: zero_grad, forward and backward, without a step.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    b = optimizer.layers
+    passes = []
+    with optimizer.trial():
+        for s in range(b):
+            optimizer.draw_exactly(range(s, b))
+            with FlopCounterMode(display=False) as counter:
+                gradient()
+            passes.append(float(counter.get_total_flops()))
+    updates = [optimizer.update_operations(i) for i in range(b)]
+    c = [passes[i] - passes[i + 1] + updates[i] for i in range(b - 1)]
+    return CostModel(passes[-1], (*c, updates[-1]))
