@@ -75,7 +75,7 @@ class _ConvexNetwork(BaseEstimator):
 
     def _scores(self, X: Any) -> Array:
         check_is_fitted(self, "network_")
-        return self.network_(validate_data(self, X, reset=False, dtype=np.float64))
+        return self.network_(np.asarray(validate_data(self, X, reset=False, dtype=np.float64)))
 
     def to_torch(self) -> Any:
         """The network as `torch.nn.Sequential(Linear, ReLU, Linear)` on raw tables."""
