@@ -23,6 +23,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "spike_overlap",
         ],
         "spectral_method": ["MeasureRates"],
+        "spectral_scheduler": ["CurvatureScheduler", "Learned", "learned_rate", "line_search_rate", "typical_curvature"],
         "spectral_problem": ["Curvature", "Plan", "Rates"],
     },
 )  # fmt: skip
