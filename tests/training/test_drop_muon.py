@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from surefoot.numerics.spectral_matrix import dual_norm, polar, primal_norm
-from surefoot.training import Auto, DropMuon, EpochShift, Subsets, layers_from_module
+from surefoot.training import Auto, DropMuon, EpochShift, SplitSequential, Subsets, layers_from_module
 from surefoot.training.drop_muon_costs import count_costs, fit_costs, measure_costs
 
 NO_DROP = {"sampling": "full"}
@@ -481,6 +481,45 @@ def test_compiled_blocks_train_as_plain_ones():
     assert not any("recompile_limit" in key for key in torch._dynamo.utils.counters["unimplemented"])
 
 
+def test_split_blocks_keep_nothing_of_the_first_part():
+    plain, blocks = seeded(dense), seeded(lambda: SplitSequential(*dense()))
+    a, b = DropMuon(plain, seed=4), DropMuon(blocks, seed=4, mode="split")
+    b.draw_exactly([2, 3])
+    assert blocks.cut == 4
+    seen = []
+    blocks[2].register_forward_hook(lambda m, args, out: seen.append(out.grad_fn))
+    blocks[4].register_forward_hook(lambda m, args, out: seen.append(args[0].grad_fn))
+    loss_of(blocks, *batch(plain)).backward()
+    assert seen == [None, None]
+    with b.thawed():
+        assert blocks.cut == 0
+    b.sample()
+    b.restore(b.remembered())
+    for _ in range(12):
+        train(plain, a, 1)
+        train(blocks, b, 1, batch(plain))
+    assert all(torch.equal(p, q) for p, q in zip(plain.parameters(), blocks.parameters(), strict=True))
+
+
+def test_distributed_checkpoints_carry_the_draws():
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+
+    first = seeded(dense)
+    a = DropMuon(first, seed=7)
+    train(first, a, 9)
+    with a.thawed():
+        saved = get_optimizer_state_dict(first, a)
+    second = copy.deepcopy(dense())
+    second.load_state_dict(first.state_dict())
+    b = DropMuon(second, seed=7)
+    with b.thawed():
+        set_optimizer_state_dict(second, b, copy.deepcopy(saved))
+    assert (b.steps_done, b.drawn) == (a.steps_done, a.drawn)
+    train(first, a, 9)
+    train(second, b, 9)
+    assert all(torch.equal(p, q) for p, q in zip(first.parameters(), second.parameters(), strict=True))
+
+
 def test_a_copy_goes_on_alone():
     model = seeded(dense)
     optimizer = DropMuon(model, seed=4)
@@ -498,7 +537,8 @@ def test_a_copy_goes_on_alone():
         (lambda x: DropMuon(x, momentum=1.0), "momentum"),
         (lambda x: DropMuon(x, norm="nuclear"), "norm"),
         (lambda x: DropMuon(x, step="sharp"), "gamma"),
-        (lambda x: DropMuon(x, mode="split"), "mode"),
+        (lambda x: DropMuon(x, mode="thaw"), "mode"),
+        (lambda x: DropMuon(x, mode="split"), "SplitSequential"),
         (lambda x: DropMuon(x, sampling=[0.5, 0.5]), "2 layers; the optimiser has 3"),
         (lambda x: DropMuon(x, sampling=Auto(costs=(1, 1))), "costs"),
         (lambda x: DropMuon(x, ns_dtype=torch.float16), "float16"),

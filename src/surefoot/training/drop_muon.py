@@ -57,12 +57,13 @@ from surefoot.training.drop_muon_distributed import average_gradients, full, lik
 from surefoot.training.drop_muon_layers import layers_from_module
 from surefoot.training.drop_muon_sampling import Auto, LayerDistribution, Uniform, as_schedule, predicted_ratio
 from surefoot.training.drop_muon_smoothness import KEPT, current, generalised
+from surefoot.training.drop_muon_split import SplitSequential
 
 __all__ = ["DropMuon", "shape_scale"]
 
 STEPS = ("lmo", "sharp")
 AUXILIARY = ("adamw", "sgd")
-MODES = ("freeze", "inputs")
+MODES = ("freeze", "inputs", "split")
 Orthogonalise = Literal["newton-schulz", "polar-express", "exact"]
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 MEMORY = "drop_muon"  # the key in the first group under which the optimiser's own state is saved
@@ -87,7 +88,8 @@ class DropMuon(Optimizer):
         eps, betas: of Newton-Schulz and of AdamW.
         auxiliary_scale: see `lr`.
         lr_compensation: c in lr_i = lr / P_i^c, for layers that are drawn rarely.
-        mode: "freeze" switches ``requires_grad``; "inputs" leaves it alone, and ``optimizer.backward(loss)`` prunes the graph.
+        mode: "freeze" switches ``requires_grad``; "inputs" leaves it alone, and ``optimizer.backward(loss)`` prunes the graph;
+            "split" freezes, too, and runs the blocks of a `SplitSequential` before the first drawn layer without a graph.
         seed: of the draws.
         synchronise: average the drawn layers' gradients over all ranks in ``step`` (instead of DistributedDataParallel).
         distribute: the polar factors are computed by the ranks in turn and sent around; True with sharded parameters.
@@ -103,7 +105,7 @@ class DropMuon(Optimizer):
         gamma: float | tuple[float, float] | None = None, scale: Literal["original", "match_rms_adamw", "none"] = "original",
         orthogonalise: Orthogonalise = "newton-schulz", ns_steps: int = 5, ns_dtype: torch.dtype | None = None, eps: float = 1e-7,
         betas: tuple[float, float] = (0.9, 0.95), auxiliary_scale: float = 0.1, lr_compensation: float = 0.0,
-        mode: Literal["freeze", "inputs"] = "freeze", seed: int = 0, synchronise: bool = False, distribute: bool | None = None,
+        mode: Literal["freeze", "inputs", "split"] = "freeze", seed: int = 0, synchronise: bool = False, distribute: bool | None = None,
         frozen_statistics: bool = False,
     ) -> None:  # fmt: skip
         module = params if isinstance(params, nn.Module) else None
@@ -113,7 +115,9 @@ class DropMuon(Optimizer):
         self._compensation, self._synchronise, self._distribute = lr_compensation, synchronise, distribute
         self._frozen_statistics = frozen_statistics
         if mode not in MODES:
-            raise ValueError(f"mode is {mode!r}; expected freeze or inputs")
+            raise ValueError(f"mode is {mode!r}; expected freeze, inputs or split")
+        if mode == "split" and not isinstance(module, SplitSequential):
+            raise ValueError("mode='split' needs a SplitSequential of the network's blocks instead of parameters")
         if frozen_statistics and module is None:
             raise ValueError("frozen_statistics needs the module; give the model instead of its parameters")
         if not 0 <= lr_compensation <= 1:
@@ -139,7 +143,7 @@ class DropMuon(Optimizer):
             }
         )
         self._statistics: dict[nn.Module, Any] = {}
-        if self._mode == "freeze" and module is not None and any(_is_sharded(p) for p in module.parameters()):
+        if self._mode != "inputs" and module is not None and any(_is_sharded(p) for p in module.parameters()):
             self._follow_shards(module)
         self._next()
 
@@ -331,8 +335,10 @@ class DropMuon(Optimizer):
             held = not mask[self._layer[p]]
             if held:
                 p.grad = None
-            if self._mode == "freeze":
-                self._hold(p, held)
+            if self._mode != "inputs":
+                self._hold(p, held and not self._all)
+        if self._mode == "split" and isinstance(self._module, SplitSequential) and not self._all:
+            self._module.cut_at(self.active_parameters())
         if self._frozen_statistics:
             self._hold_statistics()
         self._began = time.perf_counter()
@@ -375,6 +381,8 @@ class DropMuon(Optimizer):
         self._all = True
         for p in self._trained:
             self._hold(p, False)
+        if isinstance(self._module, SplitSequential):
+            self._module.cut = 0
         try:
             yield
         finally:
