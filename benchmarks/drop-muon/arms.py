@@ -62,7 +62,7 @@ class Arm:
         if self.method == "adamw":
             return [torch.optim.AdamW(everything, lr=lr * AUXILIARY, betas=(0.9, 0.95), weight_decay=0.0)]
         if self.method == "sgd":
-            return [torch.optim.SGD(everything, lr=lr, momentum=0.9, nesterov=True)]
+            return [torch.optim.SGD(everything, lr=5 * lr, momentum=0.9, nesterov=True)]
         spectral, rest = self._parts()
         if self.method == "torch-muon":
             return [
@@ -94,7 +94,7 @@ class Arm:
 
         steps = int(self.setting["steps"])
         sampling: Any = {
-            "auto": Auto(probe_every=64),
+            "auto": Auto(),
             "epoch-shift": EpochShift(8, steps_per_epoch=max(1, steps // 8)),
             "uniform-sqrt": "uniform",
         }.get(self.method, self.method)
