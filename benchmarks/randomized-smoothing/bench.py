@@ -19,7 +19,7 @@ from surefoot.robustness.estimate import certify_logits
 from surefoot.robustness.maps import HARDMAX, grid
 from surefoot.robustness.networks import SmallCNN, train_small_cnn
 from surefoot.robustness.paper import released_radius
-from surefoot.robustness.plan import Plan
+from surefoot.robustness.plan import Form, Plan
 from surefoot.robustness.problem import Certification, Classifier, LabelledImages, Radii
 
 HERE = Path(__file__).resolve().parent
@@ -157,9 +157,13 @@ def spread(bench: Bench, folder: Path) -> None:
     rows = []
     for sigma, draws in ((0.5, 10_000), (1.0, 4_500)):
         problem = Certification(Classifier(network, tuple(images.shape[1:]), 10, sigma), LabelledImages(images, labels))
+        kinds: dict[str, tuple[Form, ...]] = {
+            "Cohen: one class": ("one-class",),
+            "surefoot: votes": ("one-class", "two-class"),
+        }
         plans = {
             name: Plan(maps=(HARDMAX,), forms=forms, draws=draws, selection_draws=FIRST, alpha=ALPHA)
-            for name, forms in (("Cohen: one class", ("one-class",)), ("surefoot: votes", ("one-class", "two-class")))
+            for name, forms in kinds.items()
         }
         right: dict[str, list[float]] = {name: [] for name in plans}
         for i in range(of_hundred if bench.quick else len(images)):

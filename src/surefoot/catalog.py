@@ -30,6 +30,7 @@ BUILT_IN: Mapping[str, str] = {
     "private-stationary": "surefoot.privacy.stationary_card:CARD",
     "small-gain-nash": "surefoot.games.card:CARD",
     "randomized-smoothing": "surefoot.robustness.smoothing_card:CARD",
+    "spectral-learning-rates": "surefoot.training.spectral_card:CARD",
 }
 
 

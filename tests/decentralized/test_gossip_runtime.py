@@ -19,7 +19,7 @@ from surefoot.core.problem import Consensus
 from surefoot.decentralized.constants import Constants, certified_constants
 from surefoot.decentralized.event_gossip import EventGossip
 from surefoot.decentralized.problem import network
-from surefoot.decentralized.runtime import FlowError, Scene, opposite_flows, run_async
+from surefoot.decentralized.runtime import FlowError, Scene, _audit, opposite_flows, run_async
 from surefoot.decentralized.wire import HELLO, REPLY, REQUEST, STATE, EdgeFlow, Message, WireError, receive, send
 from surefoot.decentralized.worker import Node, Plan
 
@@ -91,6 +91,15 @@ def test_a_restarted_node_takes_its_flows_from_its_neighbours() -> None:
     for edge, other in ((0, nodes[0]), (1, nodes[2])):
         fresh.meet(edge, other.hello(edge))
         other.meet(edge, fresh.hello(edge))
+    for edge in (0, 1):  # what the supervisor is told and checks
+        assert fresh.met[edge]["own"] == [-value for value in fresh.met[edge]["theirs"]]
+        assert fresh.met[edge]["sequence"] > 0
+    rejoin = {"node": 1, "generation": 1, "met": {str(e): m for e, m in fresh.met.items()}, "missing": [], "adopted": 2}
+    net = network(consensus("path:3", dim=2))
+    _audit(net, rejoin)
+    rejoin["met"]["1"]["theirs"][0] += 1e-15
+    with pytest.raises(FlowError, match="edge 1 - 2"):
+        _audit(net, rejoin)
     fresh.restart(np.zeros(2))
     nodes[1] = fresh
     assert fresh.counts["adopted"] == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,30 @@ def test_the_published_guideline_is_no_contraction_of_single_steps() -> None:
     )
 
 
+def test_the_tableau_of_classical_runge_kutta_is_contractive_in_the_unit_circle() -> None:
+    """M + diag(b) >= 0 in rationals (so the factor is proved), and no smaller multiple of diag(b) will do."""
+    half, third, sixth = Fraction(1, 2), Fraction(1, 3), Fraction(1, 6)
+    a = [[0, 0, 0, 0], [half, 0, 0, 0], [0, half, 0, 0], [0, 0, 1, 0]]
+    b = [sixth, third, third, sixth]
+    M = [[b[i] * a[i][j] + b[j] * a[j][i] - b[i] * b[j] for j in range(4)] for i in range(4)]
+
+    def least_pivot(scale: Fraction) -> Fraction:
+        rows = [[M[i][j] + (scale * b[i] if i == j else 0) for j in range(4)] for i in range(4)]
+        pivots = []
+        for k in range(4):
+            pivots.append(rows[k][k])
+            for i in range(k + 1, 4):
+                if rows[k][k] == 0:
+                    assert rows[i][k] == 0  # a zero pivot of a semidefinite matrix has a zero column
+                    continue
+                ratio = rows[i][k] / rows[k][k]
+                rows[i] = [x - ratio * y for x, y in zip(rows[i], rows[k], strict=True)]
+        return min(pivots)
+
+    assert least_pivot(Fraction(1)) >= 0
+    assert least_pivot(Fraction(99, 100)) < 0
+
+
 def test_single_step_bounds_hold_on_random_linear_games() -> None:
     generator = np.random.default_rng(5)
     for _ in range(50):
@@ -147,6 +172,7 @@ def test_runge_kutta_play_says_what_is_certified_of_single_steps() -> None:
     certificate: Any = result.certificate
     claim = certificate.claim("runge-kutta-contraction")
     assert claim.outcome == "holds"
+    assert claim.kind == "proved"
     assert claim.value < 1
     assert {v.verdict for v in verify(certificate, CHECKS, game, result.answer)} == {"confirmed"}
     for part, array in certificate.evidence["enlarged.npz"].items():

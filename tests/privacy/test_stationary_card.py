@@ -19,6 +19,7 @@ from surefoot import catalog, cli
 from surefoot.core.certificate import read_claims
 from surefoot.core.rundir import RunReader
 from surefoot.core.verify import verify_run
+from surefoot.privacy import accounting
 from surefoot.privacy.ledger import read_journal
 from surefoot.privacy.stationary_card import CARD, tiny_inputs
 from surefoot.privacy.stationary_input import one_row_each, scaled, signs
@@ -139,7 +140,7 @@ def test_an_interrupted_run_goes_on_with_nothing_lost(records: Path, tmp_path: P
     solve(problem, method, run=folder, stop=lambda m: "enough" if m.k >= 8 else None, certify=False)
     result = solve(problem, method, run=RunDir.create(tmp_path / "out", resume=True))
     assert result.reason == "every planned release was made"
-    assert result.steps == 26
+    assert result.steps == 25
 
 
 @pytest.mark.parametrize(("arguments", "said"), [
@@ -174,6 +175,35 @@ def test_bad_tables_are_named(
     records.write_text("\n".join(lines) + "\n")
     assert run(str(records), "-o", str(tmp_path / "out"), "--quiet") == 1
     assert said in capsys.readouterr().err
+
+
+def test_sampled_batches_through_the_card(records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Poisson samples: no exact mu, the account by privacy loss distributions (coarse ones here; `test_ledger` checks such ledgers)."""
+    monkeypatch.setattr(accounting, "INTERVAL", 0.02)
+    monkeypatch.setattr(accounting.privacy_loss, "__defaults__", (0.02,))
+    root = tmp_path / "out"
+    sampled = ["--anchor-batch", "200", "--difference-batch", "100", "--iterations", "4", "--phase", "2"]
+    assert run(str(records), "-o", str(root), "--epsilon", "8", "--quiet", *sampled) == 0
+    claims = {c.name: c for c in read_claims(RunReader(root))}
+    assert "gaussian_dp" not in claims
+    assert claims["privacy"].outcome == "holds"
+    assert 7.5 < float(claims["privacy"].value) <= 8.0  # type: ignore[arg-type]
+    ledger = json.loads((root / "evidence" / "ledger.json").read_text())
+    found = {(e["name"], e["sampling"], e["number"]) for e in ledger["entries"]}
+    assert found == {("anchor", 0.5, 2), ("difference", 0.25, 2), ("final query", 1.0, 1)}
+
+
+def test_published_settings_want_many_records(
+    records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a small table the theorem says nothing; the message names the step that it would hold for."""
+    monkeypatch.setattr(accounting, "INTERVAL", 0.02)
+    monkeypatch.setattr(accounting.privacy_loss, "__defaults__", (0.02,))
+    assert run(str(records), "--compat", "paper", "--epsilon", "8", "-o", str(tmp_path / "out"), "--quiet") == 1
+    said = capsys.readouterr().err
+    assert "the theorem says nothing of 400 records" in said
+    assert 0.0 < float(said.split("step_size below ")[1].split(";")[0]) < 2.0
+    assert not (tmp_path / "out").exists()
 
 
 def test_large_delta_is_allowed_on_demand_only(records: Path, tmp_path: Path) -> None:

@@ -81,6 +81,7 @@ def load(options: Options, inputs: Inputs) -> Any:
         problem = inputs.factory("graph")()
         if not isinstance(problem, Consensus):
             raise ValueError(f"the recipe returned a {type(problem).__name__}; expected a Consensus")
+        require_possible(options, problem)
         return problem
     graph = read_graph(inputs.path("graph")) if inputs.has("graph") else named_graph(options.graph)
     names = tuple(plain_graph(graph))
@@ -104,7 +105,30 @@ def load(options: Options, inputs: Inputs) -> Any:
     if options.standardise:
         features = standardised(features)
     loss = named_loss("huber", knee=1.0) if options.loss == "huber" else named_loss(options.loss)
-    return linear_consensus(features, targets, loss, options.ridge, graph, owner)
+    problem = linear_consensus(features, targets, loss, options.ridge, graph, owner)
+    require_possible(options, problem)
+    return problem
+
+
+def require_possible(options: Options, problem: Any) -> None:
+    """Refuse what cannot be run before the run has a folder.
+
+    Raises:
+        ValueError: options out of range or that exclude each other, and rates that the graph does not carry.
+    """
+    import math
+
+    from surefoot.decentralized.graphs import given_rates, plain_graph
+
+    method(options)
+    if options.processes and options.algorithm != "dadao":
+        raise ValueError(f"--processes runs the asynchronous method only, not {options.algorithm}")
+    if options.processes and not all(math.isfinite(v) and v > 0 for v in (options.unit, options.seconds)):
+        raise ValueError(f"unit is {options.unit} and seconds is {options.seconds}; expected finite numbers > 0")
+    if options.steps < 1:
+        raise ValueError(f"steps is {options.steps}; expected at least 1")
+    if options.rates == "graph" and options.algorithm == "dadao" and given_rates(plain_graph(problem.graph)) is None:
+        raise ValueError("--rates graph, but the graph's edges carry no rate; take uniform or optimal")
 
 
 def method(options: Options) -> Any:
@@ -127,8 +151,6 @@ def run(options: Options, problem: Any, run: RunDir | None) -> Result[Any]:
     if options.processes:
         from surefoot.decentralized.runtime import run_async
 
-        if options.algorithm != "dadao":
-            raise ValueError(f"--processes runs the asynchronous method only, not {options.algorithm}")
         return run_async(problem, method(options), seconds=options.seconds, unit=options.unit)
     result = solve(problem, method(options), budget=Budget(steps=options.steps), run=run)
     if options.beside and options.algorithm == "dadao":

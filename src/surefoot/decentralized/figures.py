@@ -92,10 +92,10 @@ def _errors(reader: RunReader) -> Figure:
     axes = canvas.subplots(1, 2, sharey=True)
     for axis, name, place in zip(axes, ("exchanges", "gradients"), (1, 0), strict=True):
         axis.semilogy(history[name][known], total[known], "-", color=OURS, lw=2.2, label="this run")
-        for (peer, curve), colour in zip(peers.items(), (GRADIENTS, BOUND), strict=False):
+        for (peer, curve), colour, dash in zip(peers.items(), (GRADIENTS, BOUND), ("--", ":"), strict=False):
             spent = curve[:, place] * (nodes if place == 0 else 1)
             axis.semilogy(
-                spent, np.maximum(curve[:, 2], 1e-17), "--", color=colour, lw=1.5, label=f"{peer.upper()}, in rounds"
+                spent, np.maximum(curve[:, 2], 1e-17), dash, color=colour, lw=1.8, label=f"{peer.upper()}, in rounds"
             )
         axis.set(xlabel=name, xlim=(0, None))
         axis.grid(alpha=0.25)
@@ -103,7 +103,11 @@ def _errors(reader: RunReader) -> Figure:
     axes[0].set(ylabel="proved distance of the farthest node")
     axes[0].legend(fontsize=9)
     canvas.suptitle("How far the nodes are from the minimiser")
-    beside = " Dashed: synchronous methods on the same data, where an exchange is one use of an edge." if peers else ""
+    beside = (
+        " Dashed and dotted: synchronous methods on the same data, where an exchange is one use of an edge."
+        if peers
+        else ""
+    )
     return Figure(
         "error", f"Proved distance of the farthest node to the minimiser over exchanges (left) and gradients (right).{beside}", canvas,
         alt="Falling curves on a logarithmic scale over exchanges and over gradients",

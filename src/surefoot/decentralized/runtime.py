@@ -200,6 +200,8 @@ def _supervise(
             crew.revive(restarts)
             for rejoin in _new_rejoins(store, crew, checked):
                 _audit(net, rejoin)
+            if store.check(["contradiction"]):
+                raise FlowError(store.get("contradiction").decode())
             reports = _reports(store, "report", net.nodes)
             distance = gap = math.inf
             if len(reports) == net.nodes:
@@ -268,13 +270,25 @@ def _new_rejoins(store: Any, crew: _Crew, checked: set[tuple[int, int]]) -> list
 
 
 def _audit(net: Network, rejoin: Mapping[str, Any]) -> None:
-    """A rejoined worker settled every edge with a living neighbour (`EdgeFlow.settle` refuses copies that are not opposite)."""
-    if rejoin["generation"] and rejoin["missing"]:
+    """A worker that came back holds flows opposite to those at the other ends, so the dual sums to zero as before.
+
+    Raises:
+        FlowError: naming the edge.
+    """
+    if not rejoin["generation"]:
+        return
+    for e, copies in rejoin["met"].items():
+        if copies["own"] != [-value for value in copies["theirs"]]:
+            i, j = (net.names[node] for node in net.edges[int(e)])
+            raise FlowError(
+                f"node {net.names[rejoin['node']]} came back, but the flows of edge {i} - {j} after exchange {copies['sequence']} "
+                "are not opposite"
+            )
+    if rejoin["missing"]:
         log.warning(
             "node %d came back without its edges %s, whose other ends are away", rejoin["node"], rejoin["missing"]
         )
-    if rejoin["generation"]:
-        log.info("node %d came back; %d flows came from its neighbours", rejoin["node"], rejoin["adopted"])
+    log.info("node %d came back; %d flows came from its neighbours", rejoin["node"], rejoin["adopted"])
 
 
 def _finish(store: Any, crew: _Crew, net: Network) -> dict[int, dict[str, Any]]:

@@ -30,6 +30,10 @@ class WireError(ConnectionError):
     """The other side broke off, or said something that is no message."""
 
 
+class ContradictionError(WireError):
+    """Both ends of an edge are at the same exchange with flows that are not opposite: the dual no longer sums to zero."""
+
+
 @dataclass(frozen=True, eq=False)
 class Message:
     """kind, sender's node, sequence number, time (units), numbers."""
@@ -90,12 +94,12 @@ class EdgeFlow:
         """Take the other end's copy, sign turned, if it is ahead; whether it was.
 
         Raises:
-            WireError: both ends have the same sequence number and flows that are not opposite.
+            ContradictionError: both ends have the same sequence number and flows that are not opposite.
         """
         theirs = -other.reshape(self.flow.shape)
         if sequence > self.sequence:
             self.flow, self.time, self.sequence = theirs, time, sequence
             return True
         if sequence == self.sequence and not np.array_equal(theirs, self.flow):
-            raise WireError(f"both ends are at exchange {sequence}, but their flows are not opposite")
+            raise ContradictionError(f"both ends are at exchange {sequence}, but their flows are not opposite")
         return False

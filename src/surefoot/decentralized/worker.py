@@ -27,7 +27,18 @@ import numpy as np
 
 from surefoot.decentralized.constants import Constants
 from surefoot.decentralized.flow import flow_matrices
-from surefoot.decentralized.wire import HELLO, REPLY, REQUEST, STATE, EdgeFlow, Message, WireError, receive, send
+from surefoot.decentralized.wire import (
+    HELLO,
+    REPLY,
+    REQUEST,
+    STATE,
+    ContradictionError,
+    EdgeFlow,
+    Message,
+    WireError,
+    receive,
+    send,
+)
 from surefoot.records.files import read_json, read_npz
 
 log = logging.getLogger(__name__)
@@ -76,6 +87,7 @@ class Node:
             if node in pair and plan.rates[e] > 0
         }
         self.counts = {"gradient": 0, "exchange": 0, "broken": 0, "adopted": 0}
+        self.met: dict[int, dict[str, Any]] = {}  # both copies of every edge when its ends last met
 
     def neighbour(self, edge: int) -> int:
         i, j = self.plan.ends[edge]
@@ -186,7 +198,12 @@ class Node:
             WireError: the copies contradict each other.
         """
         with self.lock:
-            self._adopt(self.edges[edge], greeting)
+            copy = self.edges[edge]
+            self._adopt(copy, greeting)
+            if greeting.sequence == copy.sequence:  # else the other end is behind, and takes this end's copy
+                self.met[edge] = {
+                    "sequence": copy.sequence, "own": copy.flow.ravel().tolist(), "theirs": greeting.numbers.tolist(),
+                }  # fmt: skip
 
     def _adopt(self, copy: EdgeFlow, message: Message) -> None:
         if message.numbers.size != copy.flow.size:
@@ -252,7 +269,13 @@ class Worker:
                 while not self.stopping.is_set():
                     send(connection, self.node.accept(edge, receive(connection)))
             except (OSError, WireError) as error:
+                self._report_contradiction(error)
                 log.info("node %d: a connection ended: %s", self.node.node, error)
+
+    def _report_contradiction(self, error: Exception) -> None:
+        """Tell the supervisor, who ends the run: nothing that follows could be trusted."""
+        if isinstance(error, ContradictionError):
+            self.store.set("contradiction", f"node {self.node.node}: {error}")
 
     def _edge_to(self, greeting: Message) -> int:
         if greeting.kind == HELLO:
@@ -281,6 +304,7 @@ class Worker:
             send(connection, self.node.hello(edge))
             self.node.meet(edge, receive(connection))
         except (OSError, WireError) as error:
+            self._report_contradiction(error)
             log.info("node %d: no connection for edge %d: %s", self.node.node, edge, error)
             if connection is not None:
                 connection.close()
@@ -298,6 +322,7 @@ class Worker:
             send(connection, request)
             self.node.finish(edge, request, receive(connection))
         except (OSError, WireError) as error:
+            self._report_contradiction(error)
             log.info("node %d: edge %d broke: %s", self.node.node, edge, error)
             self.node.counts["broken"] += 1
             self.links.pop(edge).close()
@@ -334,9 +359,10 @@ class Worker:
             for edge in self.own:
                 self._link(edge)
             time.sleep(0.01)
-        found = self.node.flows()
         missing = [e for e in self.node.edges if e not in self.settled]
-        return {"edges": found, "missing": missing, "adopted": self.node.counts["adopted"]}
+        with self.node.lock:
+            met = {str(e): copies for e, copies in self.node.met.items()}
+        return {"met": met, "missing": missing, "adopted": self.node.counts["adopted"]}
 
     def run(self, start: Array, point_of: Any) -> None:
         """Open for business, settle, work until told to stop, leave the last report and the flows."""

@@ -220,7 +220,7 @@ def _stages_claim(stages: Stages, evidence: dict[str, Any]) -> Claim:
     )
     if stages.weights is None:
         return Claim(
-            name="runge-kutta-contraction", statement=statement, value=None, kind="measured", outcome="undecided", check="nothing",
+            name="runge-kutta-contraction", statement=statement, value=None, kind="proved", outcome="undecided", check="nothing",
             reason=f"{stages.reason}; of linear games steps up to 2.5 / beta are asymptotically stable, which says nothing of single steps",
         )  # fmt: skip
     bounds = stages.region.bounds
@@ -229,7 +229,7 @@ def _stages_claim(stages: Stages, evidence: dict[str, Any]) -> Claim:
         "reach": stages.reach, "weights": stages.weights, "step": np.array([stages.step]),
     }  # fmt: skip
     return Claim(
-        name="runge-kutta-contraction", statement=statement, value=stages.factor, relation="<=", bound=1.0, kind="measured",
+        name="runge-kutta-contraction", statement=statement, value=stages.factor, relation="<=", bound=1.0, kind="proved",
         check="runge-kutta-contraction", evidence=("enlarged.npz",),
     )  # fmt: skip
 

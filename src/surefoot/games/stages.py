@@ -111,7 +111,7 @@ def reach_of_stages(game: SmoothGame, field: Field, step: float) -> Array | None
             largest = field.gradient_box(Interval(game.region[0] - reach, game.region[1] + reach)).magnitude
         except ValueError:
             return None  # a formula is not defined on the larger box
-        needed = np.nextafter(step * largest * (1 + 1e-12), np.inf)
+        needed = np.nextafter(step * largest * (1 + 2e-6), np.inf)  # the checker's enclosure may be a little wider
         if not np.isfinite(needed).all():
             return None
         if (needed <= reach).all():

@@ -53,8 +53,8 @@ def facts(method: PrivateMethod[Any], problem: PrivateRisk, state: Any) -> dict[
     if isinstance(method, PrivateSpiderBoost):
         exact = problem.known == "exact" and problem.projection is None and not method.sampled
         tree |= {"rule": "descent", "step_size": method.step_length(problem), "compat": method.compat}
-        if method.compat != "paper":
-            tree["iterations"] = method.iterations
+        if method.compat != "paper" and state.points and not bool((state.points[0] == problem.lift(state.w)).all()):
+            tree["averaged_from"] = method.iterations // 2  # else the candidate is the last point
         if exact and method.differences:
             tree |= {"phase": method.phase, "record_smoothness": searched.record_smoothness}
         if exact and expected_gradient(method, problem) is not None:
@@ -70,7 +70,9 @@ def facts(method: PrivateMethod[Any], problem: PrivateRisk, state: Any) -> dict[
             }
     if state.vectors is None or tree["rule"] == "none":  # nothing to replay
         tree["rule"] = "none"
-        unused = {"penalty"} | ({"step_size"} if "phase" not in tree and "start_gap" not in tree else set())
+        unused = {"penalty", "averaged_from"} | (
+            {"step_size"} if "phase" not in tree and "start_gap" not in tree else set()
+        )
         unused |= {"iterations"} if "start_gap" not in tree else set()
         tree = {name: value for name, value in tree.items() if name not in unused}
     return tree

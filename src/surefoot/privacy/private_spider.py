@@ -41,6 +41,7 @@ class SpiderState(PrivateState):
     previous: Tensor
     estimate: Tensor
     total: Tensor  # of the iterates in the last half
+    pull: Tensor  # of the released directions there
     drawn: Tensor | None = None  # w_j of the uniform j, once reached
 
 
@@ -94,7 +95,7 @@ class PrivateSpiderBoost(PrivateMethod[SpiderState]):
         return self.iterations
 
     def queries(self) -> int:
-        return (1 if self.compat == "paper" else 2) * (self.query_share > 0)
+        return int(self.query_share > 0)
 
     def step_length(self, problem: PrivateRisk) -> float:
         """eta."""
@@ -160,15 +161,15 @@ class PrivateSpiderBoost(PrivateMethod[SpiderState]):
                 raise ValueError(
                     f"{name} is {getattr(self, name)}; expected 1 to the {problem.size} records, or 0 for all"
                 )
-        if self.compat == "paper" and descent_constant(self, problem) <= 0.0:
+        if self.compat == "paper" and (found := descent_constant(self, problem)) <= 0.0:
             raise ValueError(
-                f"the descent constant is {descent_constant(self, problem):.3g}, not positive, so the theorem says nothing: shorten the "
-                "steps or the phases, or spend more"
+                f"the descent constant is {found:.3g}, not positive, so the theorem says nothing of {problem.size} records and this budget: "
+                f"it is positive for a step_size below {longest_step(self, problem):.3g}; or bring more records, or leave out compat='paper'"
             )
 
     def fresh(self, problem: PrivateRisk, start: Tensor, streams: Streams, shared: dict[str, Any]) -> SpiderState:
         zero = torch.zeros_like(start)
-        return SpiderState(**shared, previous=start.clone(), estimate=zero, total=zero.clone())
+        return SpiderState(**shared, previous=start.clone(), estimate=zero, total=zero.clone(), pull=zero.clone())
 
     def advance(self, problem: PrivateRisk, state: SpiderState, mechanism: Gaussian) -> None:
         searched, k = problem.searched, state.k
@@ -194,7 +195,7 @@ class PrivateSpiderBoost(PrivateMethod[SpiderState]):
         state.previous = state.w
         state.w = state.w - self.step_length(problem) * direction
         if k + 1 > self.iterations // 2:
-            state.total = state.total + state.w
+            state.total, state.pull = state.total + state.w, state.pull + direction
         if self.compat == "paper" and k + 1 == self._uniform(state):
             state.drawn = state.w.clone()
 
@@ -209,7 +210,25 @@ class PrivateSpiderBoost(PrivateMethod[SpiderState]):
         if self.compat == "paper":
             return [state.w if state.drawn is None else state.drawn]
         halved = state.k - self.iterations // 2
-        return [state.total / halved, state.w] if halved > 0 else [state.w, state.w]
+        if halved <= 0 or self._still_moving(problem, state, halved):
+            return [state.w]
+        return [state.total / halved]
+
+    def _still_moving(self, problem: PrivateRisk, state: SpiderState, halved: int) -> bool:
+        """Whether the last point beats the last half's mean, as far as the released gradients tell: free, and no query is spent on it.
+
+        `|V|^2 - d s^2` estimates the squared gradient norm, with V the last direction or the half's mean direction and s^2 the noise in it.
+        """
+        stds, q, k, dim = state.stds.numpy()[: state.k] ** 2, self.phase, state.k, problem.searched.dim
+        release = np.arange(k)
+        held = np.minimum((release // q + 1) * q, k) - np.maximum(
+            release, k - halved
+        )  # how many estimates hold its noise
+        of_mean = float((np.maximum(held, 0) ** 2 * stds).sum()) / halved**2
+        of_last = float(stds[(k - 1) // q * q :].sum())
+        mean = float(torch.linalg.vector_norm(state.pull)) ** 2 / halved**2 - dim * of_mean
+        last = state.last_norm**2 - dim * of_last
+        return last + 2.0 * math.sqrt(2.0 * dim) * of_last < mean
 
 
 def paper_schedule(
@@ -263,6 +282,12 @@ def descent_constant(method: PrivateSpiderBoost, problem: PrivateRisk) -> float:
     """`A = eta/2 - L eta^2/2 - eta^3 tau2^2 q/2`, with L of the whole objective."""
     eta, (_, second) = method.step_length(problem), _noise_squares(method, problem)
     return eta / 2 - problem.searched.smoothness * eta**2 / 2 - eta**3 * second * method.phase / 2
+
+
+def longest_step(method: PrivateSpiderBoost, problem: PrivateRisk) -> float:
+    """Where the descent constant becomes 0: the root of `1 - L eta - tau2^2 q eta^2`."""
+    smoothness, second = problem.searched.smoothness, _noise_squares(method, problem)[1] * method.phase
+    return 2.0 / (smoothness + math.sqrt(smoothness**2 + 4.0 * second))
 
 
 def expected_gradient(method: PrivateSpiderBoost, problem: PrivateRisk) -> float | None:

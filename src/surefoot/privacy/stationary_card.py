@@ -62,7 +62,7 @@ class Options:
     anchor_share: float = 0.7
     """Share of the search's budget for anchors."""
     query_share: float = 0.2
-    """Share of the budget (mu squared) kept for the final queries that certify."""
+    """Share of the budget (mu squared) kept for the final query (two with tree and recursive) that certifies."""
     certify_below: float = 0.0
     """A gradient norm to be certified; 0 reports what there is."""
     radius: float = 10.0
@@ -199,7 +199,7 @@ def method(options: Options, problem: PrivateRisk, journal: Path | None = None) 
     if options.method == "recursive":
         return RecursiveRegularization(radius=options.radius, stages=0 if options.compat else options.stages, **shared)
     if options.compat == "paper" and options.method == "spider":
-        return paper_schedule(problem, **shared)
+        return paper_schedule(problem, step_size=options.step_size or None, **shared)
     return PrivateSpiderBoost(
         iterations=options.iterations, phase=1 if options.method == "gd" else options.phase, step_size=options.step_size or None,
         anchor_batch=options.anchor_batch, difference_batch=options.difference_batch, anchor_share=options.anchor_share,

@@ -13,6 +13,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+from scipy import special
 
 from surefoot.core.certificate import Claim
 from surefoot.core.verify import Check, Dossier, NotAtHandError, Verdict, compare, refute
@@ -151,3 +152,24 @@ def check_mu(claim: Claim, dossier: Dossier) -> Verdict:
     if any(row.sampling != 1.0 for row in _rows(tree)):
         return refute(claim, "records were sampled, so the run is not Gaussian DP")
     return compare(claim, _mu(tree), supports="proved")
+
+
+# ---- final queries ------------------------------------------------------------------------------------------
+def below(square: float, dim: int, noncentrality: float) -> float:
+    """`P(|z + sqrt(noncentrality) e|^2 <= square)`: Poisson weights of central chi-square probabilities, summed."""
+    half = noncentrality / 2.0
+    spread = 12.0 * math.sqrt(half + 1.0) + 30.0
+    j = np.arange(max(0.0, math.floor(half - spread)), half + spread + 1.0)
+    weights = np.exp(special.xlogy(j, half) - half - special.gammaln(j + 1.0))
+    return float(weights @ special.gammainc(dim / 2.0 + j, square / 2.0))
+
+
+def is_bound(bound: float, norm: float, std: float, dim: int, level: float) -> bool:
+    """Whether `bound` is the norm at which the released one, `norm`, has probability `level` of being so small."""
+    square = (norm / std) ** 2
+    if not (bound >= 0.0 and math.isfinite(square)):
+        return False
+    if bound == 0.0:
+        return below(square, dim, 0.0) <= level
+    lam = (bound / std) ** 2
+    return below(square, dim, lam * (1 + 1e-7)) <= level <= below(square, dim, lam * (1 - 1e-7)) + 1e-12

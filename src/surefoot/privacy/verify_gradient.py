@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy import special
 
 from surefoot.core.certificate import Claim
 from surefoot.core.verify import Check, Dossier, Verdict, compare, refute
 from surefoot.privacy.verify import checks as ledger_checks
+from surefoot.privacy.verify import is_bound
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 AGREE = 1e-8
@@ -84,7 +84,7 @@ def _replay(tree: Mapping[str, Any], arrays: Mapping[str, Array]) -> tuple[Array
 
 
 def check_answer(claim: Claim, dossier: Dossier) -> Verdict:
-    """Replay the search; every candidate must be one of its points, or their mean over the second half."""
+    """Replay the search; the candidate must be its last point or its mean over the second half, or one of its points (tree)."""
     tree, arrays = _facts(dossier), dossier.evidence["release.npz"]
     answer = np.asarray(dossier.answer, dtype=np.float64)
     candidates = np.asarray(arrays["points"], dtype=np.float64)
@@ -108,38 +108,19 @@ def _not_reached(tree: Mapping[str, Any], arrays: Mapping[str, Array], candidate
     phi = arrays.get("projection")
     reached = points if phi is None else points @ phi
     if tree["rule"] == "descent" and tree["compat"] != "paper":
-        half, last = int(tree["iterations"]) // 2, reached[-1]
-        _require(int(tree["iterations"]) >= 1, "iterations")
-        wanted = np.stack([reached[half + 1 :].mean(axis=0) if len(points) > half + 1 else last, last])
-        wanted = wanted if len(candidates) == 2 else last[None]
-        return (
-            ""
-            if _near(candidates, wanted)
-            else "the candidates are not the second half's mean and the last point, replayed"
-        )
+        wanted = reached[-1]
+        if "averaged_from" in tree:
+            first = int(tree["averaged_from"])
+            _require(0 <= first < len(points) - 1, "averaged_from")
+            wanted = reached[first + 1 :].mean(axis=0)
+        if len(candidates) == 1 and _near(candidates[0], wanted):
+            return ""
+        return "the candidate is not the last point, or the mean that the evidence names, replayed"
     lost = [c for c in candidates if not any(_near(c, point) for point in reached)]
     return "a candidate does not follow from the released vectors" if lost else ""
 
 
 # ---- final queries ------------------------------------------------------------------------------------------
-def below(square: float, dim: int, noncentrality: float) -> float:
-    """`P(|z + sqrt(noncentrality) e|^2 <= square)`: Poisson weights of central chi-square probabilities, summed."""
-    half = noncentrality / 2.0
-    spread = 12.0 * math.sqrt(half + 1.0) + 30.0
-    j = np.arange(max(0.0, math.floor(half - spread)), half + spread + 1.0)
-    weights = np.exp(special.xlogy(j, half) - half - special.gammaln(j + 1.0))
-    return float(weights @ special.gammainc(dim / 2.0 + j, square / 2.0))
-
-
-def _is_bound(bound: float, norm: float, std: float, dim: int, level: float) -> bool:
-    """Whether `bound` is where the released norm has probability `level` of being so small."""
-    square = (norm / std) ** 2
-    if bound == 0.0:
-        return below(square, dim, 0.0) <= level
-    lam = (bound / std) ** 2
-    return below(square, dim, lam * (1 + 1e-7)) <= level <= below(square, dim, lam * (1 - 1e-7)) + 1e-12
-
-
 def check_query(claim: Claim, dossier: Dossier) -> Verdict:
     """The noise from the ledger, the distribution by its Poisson mixture."""
     tree, arrays, ledger = _facts(dossier), dossier.evidence["release.npz"], dossier.evidence["ledger.json"]
@@ -157,7 +138,7 @@ def check_query(claim: Claim, dossier: Dossier) -> Verdict:
         if (
             math.isfinite(bound)
             if lost
-            else not _is_bound(float(bound), float(norm), std, int(tree["dim"]), p / queries)
+            else not is_bound(float(bound), float(norm), std, int(tree["dim"]), p / queries)
         ):
             return refute(claim, f"{bound:.6g} is not the bound that {norm:.6g} gives")
     if claim.confidence is None or not math.isclose(claim.confidence.level, 1.0 - p) or not np.array_equal(

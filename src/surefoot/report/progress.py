@@ -14,6 +14,7 @@ from surefoot.core.solve import Moment
 
 log = logging.getLogger(__name__)
 PREFERRED = ("objective", "gap", "loss", "value", "score")  # the first of these in a row is shown
+SPENT = ("spent_epsilon", "spent_share", "spent")  # of a private run's budget: always shown
 
 
 def clock(seconds: float) -> str:
@@ -70,6 +71,7 @@ class Bar:
         name = next((n for n in PREFERRED if n in moment.row), next(iter(moment.row), ""))
         remaining = left(moment, rate)
         say = f"step {moment.k}" + (f"  {name} {moment.row[name]:.6g}" if name else "") + f"  {rate:,.0f}/s"
+        say += "".join(f"  {n.replace('_', ' ')} {moment.row[n]:.4g}" for n in SPENT if n in moment.row)
         say += "" if remaining is None else f"  {clock(remaining)} left"
         if self.live:
             self.progress.update(self.task, total=moment.budget.steps, completed=moment.k, say=say)

@@ -1,4 +1,4 @@
-"""Training networks: layer-dropping Muon.
+"""Training networks: layer-dropping Muon, learning rates from curvature.
 
 Names are loaded on first use.
 """
@@ -8,6 +8,9 @@ from surefoot._lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        "curvature": [
+            "CurvatureOperator", "directional_variance", "isotropic_variance", "microbatch_variance", "top_eigenpairs",
+        ],
         "drop_muon": ["DropMuon"],
         "drop_muon_split": ["SplitSequential"],
         "drop_muon_layers": ["execution_order", "layers_from_module"],
@@ -16,5 +19,12 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "Auto", "Cutoffs", "EpochShift", "Full", "Independent", "Scheduled", "Subsets", "Uniform", "epoch_shift",
             "optimal_cutoffs", "optimal_inclusion",
         ],
+        "spectral_law": [
+            "adam_rate", "debiased", "effective_batch", "largest_rate", "minimal_damping", "moved_eigenvalue", "scaled_rate",
+            "spike_overlap",
+        ],
+        "spectral_method": ["MeasureRates"],
+        "spectral_scheduler": ["CurvatureScheduler", "Learned", "learned_rate", "line_search_rate", "typical_curvature"],
+        "spectral_problem": ["Curvature", "Plan", "Rates"],
     },
 )  # fmt: skip

@@ -1,0 +1,248 @@
+"""Curvature matrices of networks as operators that are never formed, and what single rows add to them.
+
+The matrix of a set of rows is the mean over them of ``H_i`` (second derivatives of the row's loss) or ``J_i' (d2 loss_i) J_i`` (generalised
+Gauss-Newton). The graph of the rows is kept between products where memory allows: each then costs two backward passes and no forward one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import LinearOperator
+from torch import Tensor, nn
+from torch import func as functorch
+
+from surefoot.numerics.autodiff import Flattened, hessian_operator, hvp
+from surefoot.numerics.krylov import EigenPairs, extreme_eigenpairs
+from surefoot.training.spectral_problem import Criterion, Curvature, Kind, row_losses
+
+__all__ = [
+    "CurvatureOperator",
+    "RowCurvature",
+    "directional_variance",
+    "isotropic_variance",
+    "microbatch_variance",
+    "preconditioned",
+    "row_curvature",
+    "row_products",
+    "top_eigenpairs",
+]
+
+CHUNK = 1024  # rows of a pass
+KEPT_ROWS = 4096  # graphs of at most so many rows are kept between products
+
+
+class CurvatureOperator:
+    """``v -> A v`` for the curvature of the mean loss over rows, at the model's present parameters.
+
+    Args:
+        model: a module; parameters that require gradients are the coordinates, in their order.
+        inputs, targets: rows (n, ...).
+        criterion: see `row_losses`.
+        kind: "ggn" or "hessian".
+        ridge: added to the diagonal: the weight decay of plain descent (decoupled decay adds none).
+        chunk: rows of a pass.
+        keep: keep the graphs for the next products; None does for at most 4,096 rows.
+
+    Example:
+        >>> net = torch.nn.Linear(2, 1)
+        >>> A = CurvatureOperator(net, torch.eye(2), torch.zeros(2, 1), "squared")
+        >>> A(torch.ones(3)).shape
+        torch.Size([3])
+    """
+
+    def __init__(
+        self, model: nn.Module, inputs: Tensor, targets: Tensor, criterion: str | nn.Module | Criterion = "cross-entropy", *,
+        kind: Kind = "ggn", ridge: float = 0.0, chunk: int = CHUNK, keep: bool | None = None,
+    ) -> None:  # fmt: skip
+        self.flat, self.losses, self.kind, self.ridge = Flattened(model), row_losses(criterion), kind, ridge
+        self.inputs, self.targets, self.chunk = inputs, targets, chunk
+        self.point = self.flat.vector()
+        if self.point.numel() == 0:
+            raise ValueError("no parameter of the model requires a gradient")
+        self.keep = len(inputs) <= KEPT_ROWS if keep is None else keep
+        self._kept: list[Any] = []
+
+    @classmethod
+    def of(cls, problem: Curvature, rows: Tensor | None = None) -> CurvatureOperator:
+        """The operator of a problem, over all its rows or some."""
+        x, y = (problem.inputs, problem.targets) if rows is None else (problem.inputs[rows], problem.targets[rows])
+        return cls(problem.model, x, y, problem.criterion, kind=problem.kind)
+
+    @property
+    def dim(self) -> int:
+        return self.point.numel()
+
+    def __call__(self, v: Tensor) -> Tensor:
+        total = torch.zeros_like(v)
+        n = len(self.inputs)
+        for place, s in enumerate(range(0, n, self.chunk)):
+            x, y = self.inputs[s : s + self.chunk], self.targets[s : s + self.chunk]
+            if len(self._kept) > place:
+                product = self._kept[place]
+            else:
+                product = self._product(x, y)
+                if self.keep:
+                    self._kept.append(product)
+            total += product(v) * (len(x) / n)
+        return total + self.ridge * v if self.ridge else total
+
+    def _product(self, x: Tensor, y: Tensor) -> Any:
+        if self.kind == "hessian":
+            return hessian_operator(lambda w: self.losses(self.flat(w, x), y).mean(), self.point)
+        return ggn_operator(lambda w: self.flat(w, x), lambda z: self.losses(z, y).mean(), self.point)
+
+    def start(self, generator: torch.Generator) -> Tensor:
+        """A random vector (P,), its direction uniform on the sphere."""
+        return torch.randn(self.dim, generator=generator, dtype=self.point.dtype).to(self.point.device)
+
+    def to_scipy(self) -> Any:
+        """As a scipy `LinearOperator`, for `scipy.sparse.linalg.eigsh` and the like."""
+
+        def product(v: Any) -> Any:
+            given = torch.as_tensor(np.asarray(v).ravel(), dtype=self.point.dtype, device=self.point.device)
+            return self(given).cpu().numpy()
+
+        made: Any = LinearOperator  # its stubs know no shape
+        return made((self.dim, self.dim), matvec=product, rmatvec=product, dtype=self.point.cpu().numpy().dtype)
+
+
+def ggn_operator(model: Any, loss: Any, point: Tensor) -> Any:
+    """The Gauss-Newton matrix at a point as ``v -> J' (d2 loss) J v`` with its graphs kept.
+
+    ``J v`` is the derivative of ``u -> J' u`` along ``v``, so that it, too, is a backward pass.
+    """
+    at = point.detach().requires_grad_()
+    with torch.enable_grad():
+        outputs = model(at)
+        dual = torch.zeros_like(outputs, requires_grad=True)
+        (pulled,) = torch.autograd.grad(outputs, at, dual, create_graph=True)
+    second = hessian_operator(loss, outputs.detach())
+
+    def product(v: Tensor) -> Tensor:
+        (pushed,) = torch.autograd.grad(pulled, dual, v, retain_graph=True)
+        (back,) = torch.autograd.grad(outputs, at, second(pushed), retain_graph=True)
+        return back
+
+    return product
+
+
+def top_eigenpairs(
+    operator: CurvatureOperator, count: int = 1, *, generator: torch.Generator, tolerance: float = 1e-4, steps: int | None = None,
+    end: Any = "largest",
+) -> EigenPairs:  # fmt: skip
+    """The operator's leading eigenpairs, with residuals computed anew; zeros for a matrix of zeros."""
+    return extreme_eigenpairs(
+        operator, operator.start(generator), min(count, operator.dim), end=end, tolerance=tolerance, steps=steps,
+        generator=generator,
+    )  # fmt: skip
+
+
+def preconditioned(
+    operator: CurvatureOperator, second_moment: Mapping[str, Tensor] | Tensor, epsilon: float = 1e-8
+) -> Any:
+    """``D^-1/2 H D^-1/2`` with ``D = diag(sqrt(v) + epsilon)``: the curvature that Adam's steps see.
+
+    Args:
+        second_moment: Adam's bias-corrected ``v``, flat (P,) or by parameter name.
+    """
+    if not isinstance(second_moment, Tensor):
+        second_moment = torch.cat([second_moment[name].flatten() for name in operator.flat.names or ()])
+    root = (second_moment.sqrt() + epsilon).rsqrt()
+    return lambda v: root * operator(root * v)
+
+
+# ---- single rows ------------------------------------------------------------------------------------------------
+def row_products(problem: Curvature, rows: Tensor, vectors: Tensor) -> Tensor:
+    """``H_i v`` for every row: (b, P) for one vector (P,), or for a vector a row (b, P)."""
+    flat, losses = Flattened(problem.model), problem.losses
+    point = flat.vector()
+
+    def one(x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        def loss(z: Tensor) -> Tensor:
+            return losses(z, y[None]).sum()
+
+        if problem.kind == "hessian":
+            return hvp(lambda w: loss(flat(w, x[None])), point, v)
+        pulled: Any = functorch.vjp(lambda w: flat(w, x[None]), point)
+        outputs, pull = pulled
+        pushed = functorch.jvp(lambda w: flat(w, x[None]), (point,), (v,))[1]
+        return pull(hvp(loss, outputs, pushed))[0]
+
+    x, y = problem.inputs[rows], problem.targets[rows]
+    return functorch.vmap(one, in_dims=(0, 0, None if vectors.ndim == 1 else 0))(x, y, vectors)
+
+
+@dataclass(frozen=True, eq=False)
+class RowCurvature:
+    """What rows add in the space of ``k`` leading eigenvectors W (P, k), and beyond it.
+
+    Args:
+        center: ``A_i = W' H_i W`` (n, k, k).
+        spread: ``R_i'R_i`` (n, k, k) of ``R_i = H_i W - W A_i``.
+        own: ``d_i' H_i d_i`` (n,), d_i the leading direction of ``R_i``.
+        random: ``|H_i z|^2`` (n,) for one z uniform on the sphere.
+    """
+
+    center: Tensor
+    spread: Tensor
+    own: Tensor
+    random: Tensor
+
+
+def row_curvature(problem: Curvature, rows: Tensor, leading: Tensor, probe: Tensor) -> RowCurvature:
+    """What these rows add; costs ``k + 2`` products a row."""
+    images = torch.stack([row_products(problem, rows, w) for w in leading.T], dim=2)
+    center = torch.einsum("pk,npj->nkj", leading, images)
+    beyond = images - torch.einsum("pk,nkj->npj", leading, center)
+    spread = torch.einsum("npk,npj->nkj", beyond, beyond)
+    first = torch.linalg.eigh(spread.double())[1][:, :, -1].to(beyond.dtype)
+    direction = torch.einsum("npk,nk->np", beyond, first)
+    length = torch.linalg.vector_norm(direction, dim=1, keepdim=True)
+    direction = direction / length.clamp_min(torch.finfo(direction.dtype).tiny)
+    own = (row_products(problem, rows, direction) * direction).sum(dim=1)
+    random = row_products(problem, rows, probe).square().sum(dim=1)
+    return RowCurvature(center, spread, own, random)
+
+
+def directional_variance(problem: Curvature, direction: Tensor, *, chunk: int = 128) -> float:
+    """``V = E_i |H_i v|^2 - |H v|^2`` at a unit vector: the variance that moves its eigenvalue in a batch."""
+    return _variance(problem, _pieces(problem, direction, chunk))
+
+
+def isotropic_variance(problem: Curvature, generator: torch.Generator, *, chunk: int = 128) -> float:
+    """The same at a direction uniform on the sphere; a network's outliers feel a noise far above it."""
+    z = torch.randn(Flattened(problem.model).vector().numel(), generator=generator).to(problem.inputs.dtype)
+    return directional_variance(problem, z / torch.linalg.vector_norm(z), chunk=chunk)
+
+
+def _pieces(problem: Curvature, direction: Tensor, chunk: int) -> Iterator[Tensor]:
+    for s in range(0, problem.rows, chunk):
+        yield row_products(problem, torch.arange(s, min(s + chunk, problem.rows)), direction)
+
+
+def _variance(problem: Curvature, pieces: Iterator[Tensor]) -> float:
+    squares, total = 0.0, 0.0
+    for images in pieces:
+        squares += float(images.double().square().sum())
+        total = total + images.double().sum(dim=0)
+    return max(0.0, squares / problem.rows - float((total / problem.rows).square().sum()))  # type: ignore[union-attr]
+
+
+def microbatch_variance(problem: Curvature, direction: Tensor, size: int) -> float:
+    """`directional_variance` from the spread over K micro-batches of q rows, for modules whose rows cannot be told apart.
+
+    ``q (mean_k |H_k v|^2 - |mean_k H_k v|^2) K / (K - 1)``; the same in expectation, with more noise.
+    """
+    count = problem.rows // size
+    if count < 2:
+        raise ValueError(f"{problem.rows} rows give {count} micro-batches of {size}; expected at least 2")
+    images = torch.stack([
+        CurvatureOperator.of(problem, torch.arange(k * size, (k + 1) * size))(direction) for k in range(count)
+    ]).double()  # fmt: skip
+    spread = float(images.square().sum(dim=1).mean() - images.mean(dim=0).square().sum())
+    return size * max(0.0, spread) * count / (count - 1)

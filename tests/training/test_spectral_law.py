@@ -1,0 +1,119 @@
+"""The random-matrix laws against random matrices, limits and closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from surefoot.training import spectral_law as law
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.5, 3.0, 5.0])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_spiked_wigner_matrices_follow_the_theorem(strength: float, sign: int) -> None:
+    """A spike of a 1,000-row matrix with noise of variance sigma^2 / b: within 3 %."""
+    rng = np.random.default_rng(0)
+    P, b = 1000, 50
+    spike = sign * strength * math.sqrt(P / b)
+    noise = rng.standard_normal((P, P)) / math.sqrt(2)
+    matrix = (noise + noise.T) / math.sqrt(b)
+    matrix[0, 0] += spike
+    values, vectors = np.linalg.eigh(matrix)
+    found = values[-1] if sign > 0 else values[0]
+    assert found == pytest.approx(law.moved_eigenvalue(spike, P, b), rel=0.03)
+    overlap = vectors[0, -1 if sign > 0 else 0] ** 2
+    assert overlap == pytest.approx(law.spike_overlap(spike, P, b), abs=0.08)
+
+
+@pytest.mark.parametrize(("spike", "batch"), [(1.0, 200), (8.0, 200), (8.0, 1000)])
+def test_covariances_follow_their_own_law_and_not_the_theorem(spike: float, batch: int) -> None:
+    """Least squares on Gaussian features: the bulk is at 1, where the Wigner form is wrong."""
+    rng = np.random.default_rng(1)
+    P = 400
+    scale = np.ones(P)
+    scale[0] = math.sqrt(spike)
+    found = np.mean([np.linalg.norm(rng.standard_normal((batch, P)) * scale, 2) ** 2 / batch for _ in range(6)])
+    expected = law.covariance_eigenvalue(spike, 1.0, P / batch)
+    assert found == pytest.approx(expected, rel=0.08)
+    if spike == 1.0:
+        assert abs(law.moved_eigenvalue(1.0, P, batch) / found - 1) > 0.3
+
+
+def test_the_arrow_law_is_exact_for_rows_that_share_one_direction_only() -> None:
+    """Rows u_i u_i' with u_i = (x_i, y_i e_i): the batch's matrix is B + 1 wide and its top eigenvalue known."""
+    rng = np.random.default_rng(2)
+    B = 30
+    shared, own = rng.standard_normal(B), rng.exponential(4, B)
+    U = np.zeros((B, B + 1))
+    U[:, 0] = shared
+    U[np.arange(B), np.arange(1, B + 1)] = own
+    exact = np.linalg.eigvalsh(U.T @ U / B)[-1]
+    found = law.compressed((shared**2)[:, None, None], (shared**2 * own**2)[:, None, None], own**2, B)
+    assert found == pytest.approx(exact, rel=1e-9)
+
+
+def test_the_arrow_law_reaches_the_theorem_for_weak_noise() -> None:
+    n = 2000
+    spread = np.full((n, 1, 1), 40.0)
+    moved = law.compressed(np.full((n, 1, 1), 2.0), spread, np.zeros(n), n)
+    assert moved - 2 == pytest.approx(law.moved_eigenvalue(2.0, 40.0, n) - 2, rel=0.02)
+
+
+def test_effective_batches() -> None:
+    assert law.effective_batch(50, 100) == 100
+    assert law.effective_batch(100, 100) == math.inf
+    assert law.effective_batch(50, 100, replacement=True) == 50
+    assert law.moved_eigenvalue(3.0, 10.0, law.effective_batch(100, 100)) == 3.0
+    for batch, population, word in ((0, 10, "at least 1"), (11, 10, "larger than the data")):
+        with pytest.raises(ValueError, match=word):
+            law.effective_batch(batch, population)
+
+
+def test_predictions_fall_with_the_batch_and_the_debiased_value_is_their_inverse() -> None:
+    moved = [law.moved_eigenvalue(3.0, 500.0, law.effective_batch(b, 1000)) for b in (1, 4, 16, 64, 256, 1000)]
+    assert all(math.isfinite(m) for m in moved)
+    assert moved == sorted(moved, reverse=True)
+    assert law.debiased(law.moved_eigenvalue(3.0, 500.0, 256), 500.0, 256) == pytest.approx(3.0)
+    with pytest.raises(ValueError, match="inside its sampling noise"):
+        law.debiased(1.0, 500.0, 16)
+
+
+def test_scaled_rates_are_linear_in_noise_and_constant_without() -> None:
+    swallowed = law.scaled_rate(0.1, 2, 4, eigenvalue=0.01, variance=50.0)[0]
+    assert swallowed == pytest.approx(0.1 * math.sqrt(2))  # inside the noise the edge 2 sqrt(V / b) counts
+    exact = law.scaled_rate(0.1, 8, 16, eigenvalue=1.0, variance=7.99)  # lam + V/(b lam) = 2.0, 1.5
+    assert exact[0] == pytest.approx(0.1 * (1 + 7.99 / 8) / (1 + 7.99 / 16))
+    assert law.scaled_rate(0.1, 8, 16, eigenvalue=1.0, variance=1e-9)[0] == pytest.approx(0.1)
+    assert exact[1] == 0.2
+    assert law.scaled_rate(0.1, 8, 32, eigenvalue=1.0, variance=1.0, optimizer="adam")[1] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(("optimizer", "momentum"), [("sgd", 0.0), ("sgd", 0.9), ("nesterov", 0.9)])
+def test_a_quadratic_converges_just_below_the_largest_rate_and_diverges_just_above(
+    optimizer: str, momentum: float
+) -> None:
+    """torch's own SGD on lam x^2 / 2."""
+    import torch
+
+    lam = 3.0
+    for factor, grows in ((0.98, False), (1.02, True)):
+        x = torch.nn.Parameter(torch.tensor(1.0, dtype=torch.float64))
+        rate = factor * law.largest_rate(lam, optimizer, momentum)  # type: ignore[arg-type]
+        descent = torch.optim.SGD([x], lr=rate, momentum=momentum, nesterov=optimizer == "nesterov")
+        for _ in range(1500):
+            x.grad = lam * x.detach()
+            descent.step()
+        assert (abs(float(x.detach())) > 1) is grows
+
+
+def test_adam_is_stable_to_38_over_the_curvature() -> None:
+    assert law.adam_rate(2.0) == pytest.approx(19.0)
+
+
+def test_damping_keeps_the_flattest_direction_stable() -> None:
+    """Steps rate (0 + delta)^-1 g along a direction of spurious curvature c: stable from the minimal damping on."""
+    rate, noise = 0.5, 3.0
+    delta = law.minimal_damping(rate, noise)
+    assert abs(1 - rate * noise / (1.01 * delta)) < 1 < abs(1 - rate * noise / (0.99 * delta))

@@ -1,0 +1,162 @@
+"""The learner's rules on real spectra and quadratics; the scheduler on a network; answers and recipes."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from surefoot.training.curvature import CurvatureOperator
+from surefoot.training.spectral_recipes import materialise, read_rates
+from surefoot.training.spectral_scheduler import CurvatureScheduler, learned_rate, line_search_rate, typical_curvature
+
+
+@pytest.mark.parametrize(
+    ("how", "mu", "rate", "momentum"),
+    [("minimum", 0.0704446, 0.119608, 0.824842), ("median", 4.58662, 0.0681858, 0.194275)],
+)
+def test_rules_on_a_published_spectrum(how: Any, mu: float, rate: float, momentum: float) -> None:
+    """A 50-step spectrum of the authors' repository, with the numbers their rules give once the momentum's root is put back."""
+    folder = Path(os.environ.get("SUREFOOT_DATA", ""))
+    path = folder / "spectral-learning-rates" / "lanczos_spectra.csv"
+    if not path.is_file():
+        pytest.skip("needs spectral-learning-rates/lanczos_spectra.csv under SUREFOOT_DATA")
+    with path.open() as lines:
+        rows = [r for r in csv.DictReader(lines) if r["run"] == "SGD-00300"]
+    ritz = torch.tensor([float(r["ritz_value"]) for r in rows])
+    weights = torch.tensor([float(r["weight"]) for r in rows])
+    assert float(ritz.abs().max()) == pytest.approx(30.4434, rel=1e-5)
+    found = typical_curvature(ritz, weights, how)
+    assert found == pytest.approx(mu, rel=1e-4)
+    assert learned_rate(float(ritz.abs().max()), found) == pytest.approx((rate, momentum), rel=1e-4)
+
+
+def test_the_spike_of_flat_directions_is_left_out() -> None:
+    ritz, weights = torch.tensor([-3.0, 0.001, 0.5, 9.0]), torch.tensor([0.05, 0.9, 0.03, 0.02])
+    assert typical_curvature(ritz, weights, "minimum") == 0.5
+    assert typical_curvature(ritz, weights, "median") == pytest.approx(1.75)
+    with pytest.raises(ValueError, match="all weight"):
+        typical_curvature(ritz[:1], torch.ones(1), "minimum")
+    with pytest.raises(ValueError, match="0 <= mu <= L"):
+        learned_rate(1.0, 2.0)
+
+
+def test_heavy_ball_contracts_by_its_factor_on_a_quadratic() -> None:
+    L, mu = 50.0, 0.5
+    rate, momentum = learned_rate(L, mu)
+    x = torch.nn.Parameter(torch.ones(20, dtype=torch.float64))
+    curve = torch.linspace(mu, L, 20, dtype=torch.float64)
+    optimizer = torch.optim.SGD([x], lr=rate, momentum=momentum)
+    sizes = []
+    for _ in range(400):
+        x.grad = curve * x.detach()
+        optimizer.step()
+        sizes.append(float(x.detach().norm()))
+    factor = (sizes[-1] / sizes[199]) ** (1 / 200)
+    assert factor == pytest.approx((np.sqrt(L / mu) - 1) / (np.sqrt(L / mu) + 1), rel=0.05)
+    assert learned_rate(L, mu, "nesterov")[0] == 1 / L
+    assert learned_rate(L, mu, "descent") == (2 / (L + mu), 0.0)
+
+
+def test_line_search_minimises_the_quadratic() -> None:
+    x, y = torch.randn(30, 3, dtype=torch.float64), torch.randn(30, 1, dtype=torch.float64)
+    line = nn.Linear(3, 1).double()
+    A = CurvatureOperator(line, x, y, "squared", kind="hessian")
+    loss = lambda w: ((x @ w[:3] + w[3] - y[:, 0]) ** 2).mean()  # noqa: E731
+    point = A.point.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(point), point)
+    best = line_search_rate(A, gradient)
+    values = [float(loss(A.point - r * gradient)) for r in (0.99 * best, best, 1.01 * best)]
+    assert values[1] < min(values[0], values[2])
+
+
+def task() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 6, generator=generator)
+    y = (x[:, 0] + x[:, 1] > 0).long()
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 16), nn.Dropout(0.1), nn.Tanh(), nn.Linear(16, 2)), x, y
+
+
+@pytest.mark.parametrize("policy", ["steady", "spectrum"])
+def test_the_scheduler_sets_stable_pairs(policy: Any) -> None:
+    net, x, y = task()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    scheduler = CurvatureScheduler(optimizer, net, x, y, batch=32, policy=policy, steps=20)
+    for _ in range(10):
+        for rows in torch.randperm(300).split(32):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(x[rows]), y[rows]).backward()
+            optimizer.step()
+        before = optimizer.param_groups[0]["lr"]
+        found = scheduler.step()
+        if found is not None:
+            assert optimizer.param_groups[0]["lr"] == found.rate <= 4 * before * (1 + 1e-12)
+            assert found.rate <= 0.91 * 2 * (1 + found.momentum) / found.largest
+    assert len(scheduler.history) == 4  # after epochs 1, 2, 4, 8
+    assert net.training
+    assert float(nn.functional.cross_entropy(net.eval()(x), y).detach()) < 0.2
+    other = CurvatureScheduler(optimizer, net, x, y, batch=32, policy=policy)
+    other.load_state_dict(scheduler.state_dict())
+    assert other.state_dict() == scheduler.state_dict()
+
+
+def test_smaller_batches_get_smaller_rates() -> None:
+    rates = []
+    for batch in (4, 32, 128):
+        net, x, y = task()
+        optimizer = torch.optim.SGD(net.parameters(), lr=1e6)
+        rates.append(CurvatureScheduler(optimizer, net, x, y, batch=batch, policy="steady", steps=20).refresh().rate)
+    assert rates == sorted(rates)
+    assert rates[0] < 0.8 * rates[-1]
+
+
+def test_bad_schedulers_are_named() -> None:
+    net, x, y = task()
+    sgd = torch.optim.SGD(net.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="Adagrad has no momentum"):
+        CurvatureScheduler(torch.optim.Adagrad(net.parameters()), net, x, y, batch=8)
+    with pytest.raises(ValueError, match="larger than the data"):
+        CurvatureScheduler(sgd, net, x, y, batch=301)
+    with pytest.raises(ValueError, match="policy is"):
+        CurvatureScheduler(sgd, net, x, y, batch=8, policy="bold")  # type: ignore[arg-type]
+    scheduler = CurvatureScheduler(sgd, net, x, y, batch=8)
+    with torch.no_grad():
+        net[0].weight.fill_(float("nan"))  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="diverge"):
+        scheduler.refresh()
+    assert net.training
+
+
+def test_data_come_from_loaders_by_index(tmp_path: Path) -> None:
+    _, x, y = task()
+    loader = DataLoader(TensorDataset(x, y), batch_size=7, shuffle=True)
+    inputs, targets, total = materialise(loader, 0)
+    assert torch.equal(inputs, x)
+    assert torch.equal(targets, y)
+    assert total == 300
+    part, _, total = materialise(loader, 50)
+    assert len(part) == 50
+    assert total == 300
+    with pytest.raises(ValueError, match="without length or index"):
+        materialise(iter([1]), 0)
+
+    class Noisy(torch.utils.data.Dataset[Any]):
+        def __len__(self) -> int:
+            return 5
+
+        def __getitem__(self, i: int) -> Any:
+            return torch.randn(2), 0
+
+    with pytest.raises(ValueError, match="augmentation"):
+        materialise(Noisy(), 0)
+    (tmp_path / "rates.csv").write_text("batch,predicted\n1,2\n")
+    with pytest.raises(Exception, match="columns"):
+        read_rates(tmp_path / "rates.csv")
