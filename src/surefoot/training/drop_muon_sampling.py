@@ -177,8 +177,8 @@ def steps_ratio(inclusion: Any, smoothness: Any, sizes: Any, radius: float) -> f
     ``sum_i (t |g_i|* - L_i t^2 / 2)`` in full, ``sum_i (t |g_i|* - L_i t^2 / (2 P_i))`` with layers drawn with P_i and steps t / P_i.
     Infinite where the second is not positive; 1 where the first is not, so that nothing is known.
     """
-    P, L, g = (np.asarray(x, dtype=float) for x in (inclusion, smoothness, sizes))
-    L = np.where(g > 0, L, 0.0)  # layers that step in no norm have no terms
+    P, every, g = (np.asarray(x, dtype=float) for x in (inclusion, smoothness, sizes))
+    L = np.where(g > 0, every, 0.0)  # layers that step in no norm have no terms
     full = float((radius * g - L * radius**2 / 2).sum())
     dropped = float((radius * g - L * radius**2 / (2 * P)).sum())
     return 1.0 if full <= 0 else math.inf if dropped <= 0 else full / dropped
