@@ -229,13 +229,18 @@ class Scheduled:
 class Auto:
     """The cost-optimal cutoffs from smoothness estimated and costs measured during the run; full where that would gain little.
 
+    Until the smoothness was estimated once, and wherever the saving would be small, every layer is updated. The steps of a chosen
+    distribution are timed while they train; once each likely cutoff was seen, a saving that the times do not confirm is given up.
+
     Args:
-        least_gain: predicted saving below which every layer is updated.
-        probe_every: steps between two estimates of the smoothness (dense at first: after 1, 2, 4, 8 ... steps). An estimate costs one
-            gradient more, on the same batch.
+        least_gain: saving, predicted from times, below which every layer is updated.
+        probe_every: steps between two estimates of the smoothness, after those at steps 4 and 20. One costs a gradient and an
+            orthogonalisation more, on the same batch.
         costs: (C_f, c_0, ..., c_{b-1}) in any unit; None measures them.
-        rounds: so often every cutoff is timed at the start.
+        rounds: so often a cutoff is timed (after a step that warms up) before its time counts.
         suffix: False draws each layer alone, with P_i = L_i / max L.
+        exact: dual norms by singular values instead of the Polar Express (a few per cent), and |g_i|* with them, for
+            `generalised_smoothness`; dear for large matrices.
     """
 
     least_gain: float = 0.03
@@ -243,6 +248,7 @@ class Auto:
     costs: tuple[float, ...] | None = None
     rounds: int = 4
     suffix: bool = True
+    exact: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.least_gain < 1 or self.probe_every < 1 or self.rounds < 2:
@@ -256,13 +262,13 @@ class Auto:
 
     def probes(self, k: int) -> bool:
         """Whether the smoothness is estimated at step k."""
-        return k > 0 and (k % self.probe_every == 0 or (k < self.probe_every and k & (k - 1) == 0))
+        return k > 0 and (k % self.probe_every == 0 or (k in (4, 20) and k < self.probe_every))
 
     def choose(self, smoothness: Any, forward: float, layers: Any) -> LayerDistribution:
         """The distribution for what is known now."""
         P = optimal_inclusion(smoothness, suffix=self.suffix)
         if 1 - predicted_ratio(P, forward, layers) < self.least_gain:
-            return Full().at(0, 0, len(P))
+            return Full().at(0, 0, len(P)) if self.suffix else Independent((1.0,) * len(P))
         return optimal_cutoffs(smoothness) if self.suffix else Independent(tuple(P.tolist()))
 
 

@@ -19,10 +19,16 @@ RECENT = 5
 
 
 def current(pairs: Sequence[Sequence[tuple[float, float]]]) -> list[float] | None:
-    """L_i (b,) now, from (|g_i|*, Lhat_i) pairs by layer; None while a layer has none."""
-    if not pairs or any(not layer for layer in pairs):
+    """L_i (b,) now, from (|g_i|*, Lhat_i) pairs by layer; None without any.
+
+    A layer without estimates (AdamW trains it) shares the constant of the next layer that has some, or of the one before at the end.
+    """
+    own = [max(statistics.median(L for _, L in layer[-RECENT:]), 1e-30) if layer else None for layer in pairs]
+    known = [i for i, L in enumerate(own) if L is not None]
+    if not known:
         return None
-    return [max(statistics.median(L for _, L in layer[-RECENT:]), 1e-30) for layer in pairs]
+    nearest = [next((j for j in known if j >= i), known[-1]) for i in range(len(own))]
+    return [float(own[j] or 0.0) for j in nearest]
 
 
 def generalised(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
@@ -33,8 +39,9 @@ def generalised(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """
     from scipy.optimize import nnls
 
-    if not pairs:
-        raise ValueError("there are no estimates of this layer's smoothness yet")
-    size, L = np.asarray(pairs, dtype=float).T
+    sized = [pair for pair in pairs if pair[0] >= 0]
+    if not sized:
+        raise ValueError("there are no estimates of this layer's smoothness with |g|* yet; take Auto(exact=True)")
+    size, L = np.asarray(sized, dtype=float).T
     found, _ = nnls(np.stack([np.ones_like(size), size], axis=1), L)
     return float(found[0]), float(found[1])

@@ -68,7 +68,7 @@ class _Run:
 
     def probing(self, k: int) -> bool:
         auto = self.settings["sampling"] == "auto" and len(self.costs) > 2
-        return auto and k > 0 and (k % EVERY == 0 or (k < EVERY and bin(k).count("1") == 1))
+        return auto and k > 0 and (k % EVERY == 0 or k in (4, 20))
 
     def batch(self, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         (size,) = _numbers(self.settings, "batch")
@@ -214,7 +214,7 @@ def sampling(claim: Claim, dossier: Dossier) -> Verdict:
         )
         for i, secant in enumerate(_secants(run, audits, place, int(step))):
             found[i].append(secant)
-        L = np.array([float(np.median(values[-RECENT:])) for values in found])
+        L = _shared([float(np.median(values[-RECENT:])) for values in found])
         ratio, P = _cheapest(L, run.costs)
         p = np.diff(P, prepend=0.0) if 1 - ratio >= LEAST_GAIN else np.eye(b)[0]
         if abs(1 - ratio - LEAST_GAIN) < 2e-3 and int(step) + 1 < len(run.masks):  # on the edge either is right
@@ -228,6 +228,16 @@ def sampling(claim: Claim, dossier: Dossier) -> Verdict:
     inclusion = np.cumsum(run.eras[-1, 1:])
     value = float((run.costs[0] + inclusion @ run.costs[1:]) / run.costs.sum())
     return compare(claim, value, supports="measured", bound=1.0)
+
+
+def _shared(values: list[float]) -> Array:
+    """Layers that only AdamW or SGD trains take the constant of the next layer with one, or of the last such."""
+    out, ahead = np.array(values), math.nan
+    for i in range(len(out))[::-1]:
+        ahead = out[i] if math.isfinite(out[i]) else ahead
+        out[i] = ahead
+    last = out[np.isfinite(out)][-1]
+    return np.where(np.isfinite(out), out, last)
 
 
 def _cheapest(L: Array, costs: Array) -> tuple[float, Array]:
@@ -248,19 +258,13 @@ def _secants(run: _Run, audits: Mapping[str, Array], place: int, k: int) -> list
     b = len(run.costs) - 1
     before, after, buffers = audits["weights"][place], audits["after"][place], audits["buffers"][place]
     g, h = run.gradient(before, buffers, k), run.gradient(after, buffers, k)
-    main = {
-        layer for layer, norm in zip(run.layers, run.norms, strict=True) if norm in ("spectral", "sign", "euclidean")
-    }
     change, moved, offset = np.zeros(b), np.zeros(b), 0
     for a, c, layer, norm in zip(g, h, run.layers, run.norms, strict=True):
         d = after[offset : offset + a.size].astype(float) - before[offset : offset + a.size]
         offset += a.size
         if norm in ("adamw", "sgd"):
-            if layer in main:
-                continue
-            scale, norm = 0.1, "sign" if norm == "adamw" else "euclidean"
-        else:
-            scale = _scale(run, a.shape) if norm == "spectral" else 1.0
+            continue
+        scale = _scale(run, a.shape) if norm == "spectral" else 1.0
         e = (c - a).reshape(a.shape[0], -1)
         d = d.reshape(e.shape)
         if norm == "spectral":
@@ -271,7 +275,7 @@ def _secants(run: _Run, audits: Mapping[str, Array], place: int, k: int) -> list
             )
         change[layer] += scale * float(dual)
         moved[layer] = max(moved[layer], float(size) / scale)
-    return (change / moved).tolist()
+    return [c / m if m > 0 else math.nan for c, m in zip(change, moved, strict=True)]
 
 
 # ---- steps -------------------------------------------------------------------------------------------------------------
