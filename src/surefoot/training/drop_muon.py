@@ -66,7 +66,7 @@ from surefoot.training.drop_muon_sampling import (
     optimal_inclusion,
     predicted_ratio,
 )
-from surefoot.training.drop_muon_smoothness import KEPT, current, generalised
+from surefoot.training.drop_muon_smoothness import KEPT, current, generalised, sizes
 from surefoot.training.drop_muon_split import SplitSequential
 
 __all__ = ["DropMuon", "shape_scale"]
@@ -601,13 +601,13 @@ class DropMuon(Optimizer):
             if p.grad is None:
                 continue
             which: Any = norm
-            size[i] += scale * float(dual(g, which)) if exact or norm != "spectral" else math.nan
+            size[i] += scale * float(dual(g, which))
             change[i] += scale * float(dual(full(p.grad) - g, which))
             moved[i] = max(moved[i], float(length(full(p.detach()) - X, which)) / scale)
         pairs = [list(layer) for layer in self._memory["smoothness"]]
         for i in range(self.layers):
             if moved[i] > 0 and math.isfinite(change[i]):
-                pairs[i] = [*pairs[i], (size[i] if size[i] == size[i] else -1.0, change[i] / moved[i])][-KEPT:]
+                pairs[i] = [*pairs[i], (size[i], change[i] / moved[i])][-KEPT:]
         self._remember({**self._memory, "smoothness": pairs})
         self._choose()
 
@@ -674,14 +674,14 @@ class DropMuon(Optimizer):
         auto, L = self._schedule, self.smoothness()
         if not isinstance(auto, Auto) or L is None:
             return
-        costs = self.costs()
+        costs, radius = self.costs(), float(self.param_groups[0]["lr"])
         wanted = optimal_inclusion(L, suffix=auto.suffix)
         starts = np.flatnonzero(np.diff(wanted, prepend=0.0) > 0.05).tolist() if auto.suffix else [0]
         timed = auto.costs is not None or all(len(self._memory["times"].get(s, ())) > 2 for s in {0, *starts})
         if timed and costs is not None:
-            chosen = auto.choose(L, costs.forward, costs.layers)
+            chosen = auto.choose(L, costs.forward, costs.layers, sizes(self._memory["smoothness"]), radius)
         else:  # try it: the steps are timed while they train
-            chosen = auto.choose(L, 0.0, np.ones(self.layers))
+            chosen = auto.choose(L, 0.0, np.ones(self.layers), sizes(self._memory["smoothness"]), radius)
         p = np.asarray(chosen.p if isinstance(chosen, Cutoffs) else chosen.probabilities)  # type: ignore[attr-defined]
         p = shared_draws(p, self.device)  # ranks measure different times: rank 0 decides
         self._remember({**self._memory, "cutoffs": p.tolist()})

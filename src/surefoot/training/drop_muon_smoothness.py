@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["KEPT", "current", "generalised"]
+__all__ = ["KEPT", "current", "generalised", "sizes"]
 
 KEPT = 64
 RECENT = 5
@@ -31,6 +31,11 @@ def current(pairs: Sequence[Sequence[tuple[float, float]]]) -> list[float] | Non
     return [float(own[j] or 0.0) for j in nearest]
 
 
+def sizes(pairs: Sequence[Sequence[tuple[float, float]]]) -> list[float]:
+    """|g_i|* (b,) now; 0 for layers without estimates."""
+    return [statistics.median(g for g, _ in layer[-RECENT:]) if layer else 0.0 for layer in pairs]
+
+
 def generalised(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """(L0, L1) of ``L = L0 + L1 |g|*`` for one layer.
 
@@ -39,9 +44,8 @@ def generalised(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """
     from scipy.optimize import nnls
 
-    sized = [pair for pair in pairs if pair[0] >= 0]
-    if not sized:
-        raise ValueError("there are no estimates of this layer's smoothness with |g|* yet; take Auto(exact=True)")
-    size, L = np.asarray(sized, dtype=float).T
+    if not pairs:
+        raise ValueError("there are no estimates of this layer's smoothness yet")
+    size, L = np.asarray(pairs, dtype=float).T
     found, _ = nnls(np.stack([np.ones_like(size), size], axis=1), L)
     return float(found[0]), float(found[1])
