@@ -73,7 +73,7 @@ def same_patterns(bench: Bench, folder: Path) -> None:
     rows = bench.paired([OURS, CVXPY, SCNN], [request])
     bench.table(
         "The same patterns", [flat(row) for row in rows],
-        says="Squared loss, penalty 1e-3; `objective` a row is the network's own, from its weights; `gap` is by our bounds, at which we stop (5e-5).",
+        says="Squared loss, penalty 1e-3; `objective` a row is the network's own, from its weights; `gap` is by our bounds, at which we stop (1e-4).",
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from surefoot.convex_networks.problem import PatternProgram
 from surefoot.convex_networks.training import ConvexTraining
 from surefoot.core.random import Streams
 from surefoot.core.solve import solve
+from surefoot.records.numbers import as_number, to_float
 
 
 def program(request: dict[str, Any]) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def program(request: dict[str, Any]) -> dict[str, Any]:
     assert certificate is not None
     n = len(stored["y"])
     return {"seconds": seconds, "value": {
-        "objective": float(certificate.claim("network").value) / n, "gap": float(certificate.claim("program_gap").value),
+        "objective": to_float(as_number(certificate.claim("network").value)) / n, "gap": to_float(as_number(certificate.claim("program_gap").value)),
         "iterations": result.steps,
     }}  # fmt: skip
 
