@@ -73,7 +73,7 @@ def prediction(bench: Bench, name: str) -> None:
     """Predicted and measured top eigenvalues and thresholds of one architecture."""
     digits = mnist_5000()
     x, y = torch.from_numpy(digits.images[:2048]), torch.from_numpy(digits.labels[:2048])
-    plan = Plan((8, 32, 128, 512), outliers=6, probes=0, draws=300, repeats=12, most=64, thresholds=64, trained=60)
+    plan = Plan((8, 32, 128, 512), outliers=6, probes=0, draws=300, repeats=12, most=200, thresholds=200, trained=60)
     rows = []
     for steps in (30, 300):
         network = train(make(name, 28, Streams(0)), x, y, Streams(0), steps=steps)
