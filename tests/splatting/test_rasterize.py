@@ -220,3 +220,18 @@ def test_bad_cameras_and_settings_are_named():
     ]:
         with pytest.raises(ValueError, match=message):
             Settings(**wrong)
+
+
+def test_without_warp_the_reference_stands_in(monkeypatch):
+    from surefoot.splatting import rasterize as module
+
+    c = convexes(18, 30, size=0.2, hardness=10)
+    tensors = [t.float() for t in c.tensors()]
+    plain = fast(tensors, Settings(), bounding=True)
+    monkeypatch.setattr(module, "installed", lambda: False)
+    other = module.rasterize(*tensors, VIEW[None], MATRIX[None], WIDTH, HEIGHT, BACK, Settings(), bounding=True)
+    torch.testing.assert_close(other.image, plain.image, atol=5e-6, rtol=0)
+    exact, _ = render_reference(*c.tensors(), VIEW, MATRIX, WIDTH, HEIGHT, BACK)
+    assert ((exact - other.image[0].double()).abs() <= other.bound[0]).all()
+    with pytest.raises(ImportError, match="kernels"):
+        module.rasterize(*tensors, VIEW[None], MATRIX[None], 4000, 4000, BACK, Settings())

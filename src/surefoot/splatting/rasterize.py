@@ -1,6 +1,6 @@
 """Images of smooth convexes, with gradients: the compiled rasteriser (Warp, the extra `kernels`).
 
-What it computes is `reference.render_reference`; how fast, and that tiles, strips and threads leave no trace, is this file's part:
+What it computes is `reference.render_reference` (which stands in for it in small scenes where Warp is missing); how fast, and that tiles, strips and threads leave no trace, is this file's part:
 
 1. `prepare`: projection, hull, edges; the exact support {d_k <= log(o / tau - 1) / (z^2 sigma delta)} cut by the image gives a box.
 2. Primitives are sorted by depth, then listed for the tiles that their support meets, so that every list is in depth order.
@@ -14,6 +14,7 @@ References:
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,8 +25,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from surefoot.splatting.reference import contributions
+
 __all__ = ["Rendering", "Settings", "rasterize"]
 
+log = logging.getLogger(__name__)
+MOST_DENSE = 20_000_000  # convexes times pixels that the reference renders in the place of the kernels
 UNDERFLOW = 1e-25  # below this the transmittance in front cannot be recovered in float32
 
 
@@ -92,11 +97,14 @@ class Rendering:
     bound: Tensor | None = None
 
 
+def installed() -> bool:
+    """Whether the extra `kernels` is there."""
+    return importlib.util.find_spec("warp") is not None
+
+
 @cache
 def _kernels() -> Any:
     """Warp and the kernels that walk convexes."""
-    if importlib.util.find_spec("warp") is None:
-        raise ImportError("the rasteriser needs Warp: pip install 'surefoot[kernels]'")
     import warp as wp
 
     wp.config.log_level = wp.LOG_ERROR
@@ -427,10 +435,14 @@ def rasterize(
 
     Raises:
         ValueError: shapes that do not fit, values that are not finite or out of range; the message names the argument.
-        ImportError: Warp is not installed.
+        ImportError: Warp is not installed, and the scene is too large (or `compat` is set) for the reference, which stands in for it.
     """
     settings = settings or Settings()
     _check(points, delta, sigma, opacity, colors, views, matrices, width, height)
+    if not installed():
+        return _dense(
+            points, delta, sigma, opacity, colors, views, matrices, (width, height), background, settings, bounding
+        )
     device, single = points.device, torch.float32
     cameras = len(views)
     matrices = matrices.to(device=device, dtype=torch.float64)
@@ -454,6 +466,51 @@ def rasterize(
         sharpen.to(single).contiguous(), (width, height), settings, lanes or (16 if device.type == "cpu" else 1), bounding, note,
     )  # fmt: skip
     return Rendering(image, transmittance, note["status"], note["pairs"], note.get("bound"))
+
+
+@cache
+def _say_so() -> None:
+    log.warning("Warp is not installed: the slow reference renders instead; pip install 'surefoot[kernels]'")
+
+
+def _dense(
+    points: Tensor, delta: Tensor, sigma: Tensor, opacity: Tensor, colors: Tensor, views: Tensor, matrices: Tensor,
+    size: tuple[int, int], background: Tensor | None, settings: Settings, bounding: bool,
+) -> Rendering:  # fmt: skip
+    """The reference in the place of the kernels: every convex at every pixel, for small scenes."""
+    width, height = size
+    if settings.compat or len(points) * width * height > MOST_DENSE:
+        raise ImportError(
+            f"{len(points)} convexes at {width} x {height}{' with compat' if settings.compat else ''} need Warp: pip install 'surefoot[kernels]'"
+        )
+    _say_so()
+    points, delta, sigma, opacity, colors = (t.double() for t in (points, delta, sigma, opacity, colors))
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    pixels = torch.stack([columns, rows], dim=-1).reshape(-1, 2).to(points.dtype)
+    back = torch.zeros(3) if background is None else background
+    back = back.to(points.dtype).expand(len(views), 3)
+    images, lefts, states, bounds = [], [], [], []
+    for c, (view, matrix) in enumerate(zip(views.to(points.dtype), matrices.to(points.dtype), strict=True)):
+        sharp = delta if settings.focal is None else delta * settings.focal**2 / (matrix[0, 0] * matrix[1, 1])
+        seen = contributions(
+            points, sharp, sigma, opacity, view, matrix, pixels, near=settings.near, threshold=settings.threshold, stop=settings.stop
+        )  # fmt: skip
+        shades = (colors if colors.ndim == 2 else colors[c])[seen.order]
+        left = seen.in_front[-1]
+        images.append(((seen.alpha * seen.in_front[:-1]).T @ shades + left[:, None] * back[c]).view(height, width, 3))
+        lefts.append(left.view(height, width))
+        status = torch.full((len(points),), 1, dtype=torch.int32)
+        status[seen.order] = torch.where((seen.alpha > 0).any(dim=1), 0, 3).to(torch.int32)
+        states.append(status)
+        if bounding:
+            whole = contributions(points, sharp, sigma, opacity, view, matrix, pixels, near=settings.near)
+            lost = ((whole.alpha - seen.alpha) * seen.in_front[:-1]).sum(dim=0).clamp(max=1.0)
+            high = torch.cat([shades, back[c][None]]).amax(dim=0)
+            low = torch.cat([shades, back[c][None]]).amin(dim=0)
+            bounds.append(((high - low) * lost[:, None] * (1 + 1e-5) + 1e-5).view(height, width, 3))
+    pairs = sum(int((s == 0).sum()) for s in states)
+    bound = torch.stack(bounds).float() if bounding else None
+    return Rendering(torch.stack(images).float(), torch.stack(lefts).float(), torch.stack(states), pairs, bound)
 
 
 def _check(

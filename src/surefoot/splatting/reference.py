@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Projected", "hull_successors", "indicator", "project", "render_reference"]
+__all__ = ["Projected", "contributions", "hull_successors", "indicator", "project", "render_reference"]
 
 TURN = 1e-5  # sine of a turn that counts as straight
 LEAST = 1e-4  # pixels; a smaller shadow has no area
@@ -91,6 +91,34 @@ def indicator(
     return phi, torch.sigmoid(-(depth * sigma)[:, None] * phi), solid
 
 
+class Contributions(NamedTuple):
+    """Convexes before the camera, nearest first: places ``(M,)``, alpha ``(M, Q)``, transmittance in front ``(M + 1, Q)``, depths ``(M, K)``."""
+
+    order: Tensor
+    alpha: Tensor
+    in_front: Tensor
+    depths: Tensor
+
+
+def contributions(
+    points: Tensor, delta: Tensor, sigma: Tensor, opacity: Tensor, view: Tensor, matrix: Tensor, pixels: Tensor, *,
+    near: float, threshold: float = 0.0, stop: float = 0.0,
+) -> Contributions:  # fmt: skip
+    """What each convex contributes to pixels ``(Q, 2)``; delta as it holds for this camera."""
+    shown = project(points, view, matrix)
+    kept = (shown.depth > near) & (shown.depths > 0.01 * near).all(dim=1)
+    order = torch.argsort(torch.where(kept, shown.depth, torch.inf).detach(), stable=True)[: int(kept.sum())]
+    _, inside, solid = indicator(shown.corners[order], shown.depth[order], delta[order], sigma[order], pixels)
+    alpha = (opacity[order, None] * inside).clamp(max=CLAMP) * solid[:, None]
+    alpha = torch.where(alpha >= threshold, alpha, torch.zeros_like(alpha))
+    start = alpha.new_ones(1, len(pixels))
+    in_front = torch.cumprod(torch.cat([start, 1 - alpha]), dim=0)
+    if stop > 0:
+        alpha = torch.where(in_front[:-1] >= stop, alpha, torch.zeros_like(alpha))
+        in_front = torch.cumprod(torch.cat([start, 1 - alpha]), dim=0)
+    return Contributions(order, alpha, in_front, shown.depths[order])
+
+
 def render_reference(
     points: Tensor, delta: Tensor, sigma: Tensor, opacity: Tensor, colors: Tensor, view: Tensor, matrix: Tensor,
     width: int, height: int, background: Tensor | None = None, *, focal: float | None = None, near: float = 0.2,
@@ -117,18 +145,9 @@ def render_reference(
     back = torch.zeros(3, dtype=points.dtype) if background is None else background.to(points.dtype)
     if focal is not None:
         delta = delta * focal**2 / (matrix[0, 0] * matrix[1, 1])
-    shown = project(points, view, matrix)
-    kept = (shown.depth > near) & (shown.depths > 0.01 * near).all(dim=1)
-    order = torch.argsort(torch.where(kept, shown.depth, torch.inf).detach(), stable=True)[: int(kept.sum())]
-    _, inside, solid = indicator(shown.corners[order], shown.depth[order], delta[order], sigma[order], pixels)
-    alpha = (opacity[order, None] * inside).clamp(max=CLAMP) * solid[:, None]
-    alpha = torch.where(alpha >= threshold, alpha, torch.zeros_like(alpha))
-    start = alpha.new_ones(1, len(pixels))
-    in_front = torch.cumprod(torch.cat([start, 1 - alpha]), dim=0)
-    if stop > 0:
-        alpha = torch.where(in_front[:-1] >= stop, alpha, torch.zeros_like(alpha))
-        in_front = torch.cumprod(torch.cat([start, 1 - alpha]), dim=0)
-    image = (alpha * in_front[:-1]).T @ colors[order] + in_front[-1][:, None] * back
+    seen = contributions(points, delta, sigma, opacity, view, matrix, pixels, near=near, threshold=threshold, stop=stop)
+    left = seen.in_front[-1]
+    image = (seen.alpha * seen.in_front[:-1]).T @ colors[seen.order] + left[:, None] * back
     if whole:
-        return image.reshape(height, width, 3), in_front[-1].reshape(height, width)
-    return image, in_front[-1]
+        return image.reshape(height, width, 3), left.reshape(height, width)
+    return image, left

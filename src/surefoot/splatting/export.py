@@ -1,0 +1,129 @@
+"""A trained scene in and out of its folder: safetensors (exact), camera settings, PLY, hulls, Gaussians, a turn around it."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from surefoot.data.scene3d import Mesh, Scene3D, SceneCamera
+from surefoot.records.files import UnsafeFileError, read_json, write_bytes, write_json
+from surefoot.splatting.exchange import (
+    VERSION,
+    ConvexSet,
+    hull_meshes,
+    read_convexes,
+    write_convexes,
+    write_gaussians,
+    write_meshes,
+)
+from surefoot.splatting.problem import Capture, Trained
+from surefoot.splatting.turntable import orbit, write_gif
+
+if TYPE_CHECKING:
+    from surefoot.core.rundir import RunReader
+
+log = logging.getLogger(__name__)
+Array = np.ndarray[Any, np.dtype[Any]]
+ARRAYS = ("points", "log_delta", "log_sigma", "opacity_logit", "sh0", "sh_rest")
+FRAMES, FRAME_WIDTH = 12, 320
+FEW = 3000  # convexes whose hulls and Gaussians are written without being asked
+
+
+def write_scene(scene: Trained, problem: Capture, folder: Path) -> None:
+    """`convexes.safetensors` and `camera.json` (read back), and for other programs `convexes.ply`, `turn.gif`, and for up to 3,000
+    convexes `gaussians.ply` and `hulls.glb` (`write_for_others` writes them for any number)."""
+    from safetensors.numpy import save
+
+    arrays = {name: np.ascontiguousarray(getattr(scene, name), dtype=np.float32) for name in ARRAYS}
+    data = save(arrays, metadata={"convexes": str(VERSION), "focal": repr(float(scene.focal))})
+    write_bytes(folder / "convexes.safetensors", data)
+    write_json(folder / "camera.json", {
+        "near": float(scene.near), "threshold": float(scene.threshold), "background": [float(b) for b in scene.background],
+    })  # fmt: skip
+    if len(scene.points) == 0 or not all(np.isfinite(a).all() for a in arrays.values()):
+        return
+    convexes = ConvexSet(**arrays, focal=float(scene.focal))
+    write_convexes(folder / "convexes.ply", convexes)
+    if len(convexes.points) <= FEW:
+        write_for_others(convexes, folder)
+    if scene.near > 0 and scene.focal > 0 and 0 <= scene.threshold < 1:
+        write_gif(folder / "turn.gif", turn(scene, problem, FRAMES))
+
+
+def write_for_others(convexes: ConvexSet, folder: Path) -> None:
+    """`gaussians.ply` for viewers of Gaussian scenes and, where trimesh is installed, `hulls.glb`."""
+    write_gaussians(folder / "gaussians.ply", convexes)
+    if (convexes.opacity >= 0.1).any():
+        try:
+            write_meshes(folder / "hulls.glb", convexes)
+        except ImportError as error:
+            log.warning("hulls.glb is left out: %s", error)
+
+
+def turn(scene: Trained, problem: Capture, frames: int) -> list[Array]:
+    """8-bit pictures of a turn around the scene, at most 320 pixels wide."""
+    from surefoot.splatting.certify import show
+
+    height, width = problem.photos[0].shape[:2]
+    shrink = min(1.0, FRAME_WIDTH / width)
+    size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+    matrix = problem.matrices[0].copy()
+    matrix[0] *= size[0] / width
+    matrix[1] *= size[1] / height
+    swing = None if len(problem.photos) > 3 else 4.0
+    out = []
+    for view in orbit(problem.views, frames, swing):
+        image = show(scene, view, matrix, size).image[0].numpy()
+        out.append(np.round(255 * np.clip(image, 0, 1)).astype(np.uint8))
+    return out
+
+
+def read_scene(folder: Path) -> Trained:
+    """Read what `write_scene` wrote.
+
+    Raises:
+        UnsafeFileError: missing fields, or no set of convexes.
+    """
+    convexes = read_convexes(folder / "convexes.safetensors")
+    tree = read_json(folder / "camera.json")
+    try:
+        near, threshold = float(tree["near"]), float(tree["threshold"])
+        background = np.array([float(b) for b in tree["background"]], dtype=np.float32)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UnsafeFileError(f"camera.json: {error}; expected near, threshold and background") from error
+    if not near > 0 or not 0 <= threshold < 1 or background.shape != (3,) or not convexes.focal > 0:
+        raise UnsafeFileError("camera.json or the focal length is out of range")
+    arrays = {f.name: getattr(convexes, f.name) for f in dataclasses.fields(convexes) if f.name != "focal"}
+    return Trained(**arrays, focal=convexes.focal, near=near, background=background, threshold=threshold)
+
+
+def scene(reader: RunReader) -> Scene3D:
+    """The trained scene for `surefoot view`: renders from any view, hulls, cameras of the judged photos."""
+    from surefoot.splatting.certify import show
+
+    trained = read_scene(reader.answer_dir)
+    arrays = {name: getattr(trained, name) for name in ARRAYS}
+    convexes = ConvexSet(**arrays, focal=trained.focal)
+    vertices, faces, colors = hull_meshes(convexes, 0.1)
+    cameras = reader.evidence("cameras.npz")
+    renders = reader.evidence("renders.npz")
+
+    def render(view: Array, matrix: Array, size: tuple[int, int]) -> Array:
+        image = show(trained, view, matrix, size).image[0].numpy()
+        return np.round(255 * np.clip(image, 0, 1)).astype(np.uint8)
+
+    places = tuple(
+        SceneCamera(
+            f"camera {i}", view, matrix, (int(size[0]), int(size[1])),
+            np.round(255 * np.clip(renders[f"image_{i}"], 0, 1)).astype(np.uint8) if f"image_{i}" in renders else None,
+        )
+        for i, (view, matrix, size) in enumerate(zip(cameras["views"], cameras["matrices"], cameras["sizes"], strict=True))
+    )  # fmt: skip
+    return Scene3D(
+        "convex splatting", trained.points.mean(axis=1), np.round(255 * convexes.colors).astype(np.uint8),
+        Mesh(vertices, faces, colors), places, render,
+    )  # fmt: skip

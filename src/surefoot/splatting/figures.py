@@ -1,0 +1,78 @@
+"""Pictures of a trained scene, made from the run directory alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from surefoot.core.certificate import read_claims
+from surefoot.core.system import Figure
+
+if TYPE_CHECKING:
+    from surefoot.core.rundir import RunReader
+
+Array = np.ndarray[Any, np.dtype[Any]]
+LINE, SECOND = "#1f5f8b", "#d1603d"
+
+
+def headline(reader: RunReader) -> str:
+    """What was found, in one sentence."""
+    claims = {claim.name: claim for claim in read_claims(reader)}
+    shown = "held-out" if "held-out" in claims["psnr"].statement else "trained"
+    rows = reader.history
+    start = rows.get("held_out_psnr")
+    rise = f", from {float(start[0]):.1f} dB" if start is not None and len(start) and shown == "held-out" else ""
+    number = int(rows["convexes"][-1]) if "convexes" in rows and len(rows["convexes"]) else 0
+    return (
+        f"{number:,} convexes show the {shown} photos at {float(claims['psnr'].value or 0):.1f} dB (SSIM "
+        f"{float(claims['ssim'].value or 0):.3f}){rise}; half of the pixels are within "
+        f"{255 * float(claims['error-bound'].value or 0):.1f} of 255 grey levels of the exact model."
+    )
+
+
+def figures(reader: RunReader) -> Sequence[Figure]:
+    """A judged photo as it is rendered, where it differs, and the PSNR along training."""
+    return [_pictures(reader), _training(reader)]
+
+
+def _pictures(reader: RunReader) -> Figure:
+    from matplotlib.figure import Figure as Canvas
+
+    image = np.clip(reader.evidence("renders.npz")["image_0"], 0, 1)
+    photo = np.clip(reader.evidence("photo.npz")["photo"], 0, 1)
+    panels = [("photo", photo), ("rendered", image)]
+    height, width = image.shape[:2]
+    canvas = Canvas(figsize=(9.6, 9.6 / 3 * height / width + 0.4), layout="constrained")
+    axes = canvas.subplots(1, 3)
+    for axis, (title, picture) in zip(axes, panels, strict=False):
+        axis.imshow(picture, interpolation="nearest")
+        axis.set_title(title, fontsize=9)
+    shown = axes[2].imshow(np.abs(image - photo).mean(axis=2), cmap="magma", vmin=0, vmax=0.3, interpolation="nearest")
+    axes[2].set_title("difference", fontsize=9)
+    for axis in axes:
+        axis.set_axis_off()
+    canvas.colorbar(shown, ax=axes[2], shrink=0.7)
+    return Figure(
+        "render", "A photo that training has not seen (where one was held out), as the convexes show it, and the mean difference of the channels.",
+        canvas, alt="Photo, render, difference",
+    )  # fmt: skip
+
+
+def _training(reader: RunReader) -> Figure:
+    from matplotlib.figure import Figure as Canvas
+
+    rows = reader.history
+    canvas = Canvas(figsize=(6.4, 3.0), layout="constrained")
+    left = canvas.subplots()
+    left.plot(rows["k"], rows["photo_psnr"], color=SECOND, lw=0.8, alpha=0.7, label="the photo of the step")
+    if "held_out_psnr" in rows:
+        left.plot(rows["k"], rows["held_out_psnr"], color=LINE, lw=1.6, label="held out")
+    left.set_xlabel("steps")
+    left.set_ylabel("PSNR, dB")
+    left.legend(fontsize=8, frameon=False)
+    right = left.twinx()
+    right.plot(rows["k"], rows["convexes"], color="#9aa4ad", lw=1.0, ls=":")
+    right.set_ylabel("convexes (dotted)")
+    return Figure("training", "PSNR and the number of convexes along training.", canvas, alt="PSNR over steps")

@@ -1,0 +1,331 @@
+"""Training: one photo a step, Adam on all parameters; convexes split where sharpness pulls, and go where they are not seen.
+
+L = 0.8 mean |C - C*| + 0.2 (1 - SSIM) + 5e-4 mean sigmoid(mu)                                                  (eq. 6)
+
+What differs from the paper unless ``rule="threshold"`` and ``compat="paper"``: which convexes split is a share of them (the paper's
+threshold depends on the size of the photos and of the world), delta holds at a focal length, the world is scaled to the unit that the
+step sizes are made for, and the renderer's corrections.
+
+References:
+    Held et al., "3D Convex Splatting" (2025), section 3.4, section 4 and supplement.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from surefoot.core.certificate import Certificate
+from surefoot.core.method import Look, Method, State
+from surefoot.core.random import Streams
+from surefoot.numerics.images import psnr, ssim
+from surefoot.splatting.model import NAMES, keep, render, split, start_parameters
+from surefoot.splatting.problem import Capture, Trained
+from surefoot.splatting.rasterize import Settings
+
+__all__ = ["TrainConvexes", "TrainState"]
+
+BETAS, EPSILON = (0.9, 0.999), 1e-15
+NEAR = 0.2  # training units
+DULL = 0.2  # what an opacity is reset to
+
+
+@dataclass(kw_only=True)
+class TrainState(State):
+    """Parameters, Adam's moments, and the statistics since the last split (numbers of convexes vary)."""
+
+    parameters: dict[str, Tensor]
+    first: dict[str, Tensor]
+    second: dict[str, Tensor]
+    slope: Tensor
+    seen: Tensor
+    loss: float = math.inf
+    shown: float = 0.0
+    judged: float = 0.0
+    degenerate: int = 0
+
+
+@dataclass(frozen=True)
+class TrainConvexes(Method[Capture, TrainState, Trained]):
+    """Fit convexes to photos.
+
+    Attributes:
+        horizon: steps.
+        corners: K.
+        degree: of the spherical harmonics; one more every `degree_every` steps.
+        sigma: first sharpness.
+        opacity, delta, size: the first ones (delta times the spacing of the points, size in spacings).
+        points_rate, ...: step lengths of Adam; the points' falls to a hundredth over the horizon. `rate` multiplies all.
+        rule: "share" splits the `split_share` with the largest |dL/dsigma| (none below the published threshold's sign is needed);
+            "threshold" splits those whose signed mean exceeds `split_threshold`, as published.
+        split_every, split_from, split_until: steps; between them convexes split.
+        most: no split that would make more convexes.
+        split_scale, split_exponent: size and sharpness of the children.
+        least_opacity, mask_threshold, largest: what is pruned (largest: times the cameras' extent, where they move).
+        reset_every: steps between resets of the opacity to at most 0.2; 0 never.
+        light: store the answer in half precision.
+        judge_every: steps between looks at the held-out photos.
+    """
+
+    horizon: int = 1000  # pyright: ignore[reportIncompatibleVariableOverride]
+    corners: int = 6
+    degree: int = 0
+    degree_every: int = 1000
+    sigma: float = 0.00095
+    opacity: float = 0.1
+    delta: float = 0.1
+    size: float = 1.2
+    points_rate: float = 5e-4
+    delta_rate: float = 0.005
+    sigma_rate: float = 0.0045
+    opacity_rate: float = 0.01
+    color_rate: float = 0.0025
+    mask_rate: float = 0.01
+    rate: float = 1.0
+    rule: Literal["share", "threshold"] = "share"
+    split_share: float = 0.06
+    split_threshold: float = 2.5e-5
+    split_every: int = 200
+    split_from: int = 500
+    split_until: int = 9000
+    most: int = 1_000_000
+    split_scale: float = 0.63
+    split_exponent: float = 0.88
+    least_opacity: float = 0.03
+    mask_threshold: float = 0.01
+    largest: float = 0.3
+    reset_every: int = 3000
+    structure_weight: float = 0.2
+    mask_weight: float = 5e-4
+    settings: Settings = field(default_factory=Settings)
+    light: bool = False
+    judge_every: int = 50
+    block: int = 10
+    seed_evidence: int = 0
+
+    def __post_init__(self) -> None:
+        if not 3 <= self.corners <= 16:
+            raise ValueError(f"corners is {self.corners}; expected 3 to 16")
+        if not 0 <= self.degree <= 3:
+            raise ValueError(f"degree is {self.degree}; expected 0 to 3")
+        if self.horizon < 1 or self.split_every < 1 or self.judge_every < 1:
+            raise ValueError("horizon, split_every and judge_every must be at least 1")
+        if not 0 < self.split_share <= 1 or not 0 < self.opacity < 1 or not self.sigma > 0 or not self.delta > 0:
+            raise ValueError("expected split_share and opacity in (0, 1), sigma and delta positive")
+
+    # ---- the five verbs -------------------------------------------------------------------------------------
+    def init(self, problem: Capture, start: Trained | None, streams: Streams) -> TrainState:
+        if start is not None:
+            parameters = self._from_world(problem, start)
+        else:
+            parameters = start_parameters(
+                (problem.points - problem.middle) / problem.unit, problem.colors, self.corners, self.sigma, self.degree, self.opacity,
+                self.delta, None if problem.spacing is None else problem.spacing / problem.unit, self.size,
+            )  # fmt: skip
+        number = len(parameters["points"])
+        zeros = [{n: torch.zeros_like(p) for n, p in parameters.items()} for _ in range(2)]
+        state = TrainState(
+            streams=streams, parameters=parameters, first=zeros[0], second=zeros[1], slope=torch.zeros(number), seen=torch.zeros(number),
+        )  # fmt: skip
+        state.judged = self._judge(problem, state)
+        return state
+
+    def step(self, problem: Capture, state: TrainState) -> TrainState:
+        for _ in range(state.room(self.block)):
+            self._photo(problem, state)
+            state.k += 1
+            self._densify(problem, state)
+            if state.k % self.judge_every == 0 or state.k == self.horizon:
+                state.judged = self._judge(problem, state)
+        return state
+
+    def look(self, state: TrainState) -> Look:
+        row = {"loss": state.loss, "photo_psnr": state.shown, "convexes": float(len(state.slope))}
+        return Look({**row, "held_out_psnr": state.judged} if math.isfinite(state.judged) else row)
+
+    def answer(self, problem: Capture, state: TrainState) -> Trained:
+        """In world units, float32; convexes that the mask removes are left out."""
+        p = {name: value.detach() for name, value in state.parameters.items()}
+        shown = torch.sigmoid(p["mask_logit"]) > self.mask_threshold
+        p = {name: value[shown] for name, value in p.items()}
+        unit, degree = problem.unit, self._degree(state.k)
+        points = p["points"].double().numpy() * unit + problem.middle
+        if self.light:
+            centre = points.mean(axis=1, keepdims=True).astype(np.float32)
+            points = centre.astype(float) + (points - centre).astype(np.float16).astype(float)
+            p = {name: value.half().float() for name, value in p.items()}
+        return Trained(
+            points.astype(np.float32),
+            (p["log_delta"].double() - math.log(unit)).float().numpy(),
+            (p["log_sigma"].double() - math.log(unit)).float().numpy(),
+            p["opacity_logit"].numpy(), p["sh0"].numpy(), p["sh_rest"][:, : (degree + 1) ** 2 - 1].numpy(),
+            problem.focal, NEAR * unit, np.asarray(problem.background, dtype=np.float32), self.settings.threshold,
+        )  # fmt: skip
+
+    def certify(self, problem: Capture, state: TrainState) -> Certificate:
+        from surefoot.splatting.certify import certify_scene
+
+        return certify_scene(problem, self.answer(problem, state), self.seed_evidence)
+
+    # ---- one step -------------------------------------------------------------------------------------------
+    def _degree(self, k: int) -> int:
+        return min(self.degree, k // self.degree_every)
+
+    def _rates(self, k: int) -> dict[str, float]:
+        fall = 0.01 ** min(1.0, k / self.horizon)
+        rates = {
+            "points": self.points_rate * fall, "log_delta": self.delta_rate, "log_sigma": self.sigma_rate,
+            "opacity_logit": self.opacity_rate, "sh0": self.color_rate, "sh_rest": self.color_rate / 20,
+            "mask_logit": self.mask_rate,
+        }  # fmt: skip
+        return {name: self.rate * value for name, value in rates.items()}
+
+    def _view(self, problem: Capture, index: int) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """The camera in training units."""
+        view = problem.views[index].copy()
+        view[:3, 3] = (view[:3, 3] + view[:3, :3] @ problem.middle) / problem.unit
+        height, width = problem.photos[index].shape[:2]
+        return torch.from_numpy(view)[None], torch.from_numpy(problem.matrices[index])[None], (width, height)
+
+    def _settings(self, problem: Capture) -> Settings:
+        from dataclasses import replace
+
+        return replace(self.settings, near=NEAR, focal=None if self.settings.compat == "paper" else problem.focal)
+
+    def _render(self, problem: Capture, parameters: dict[str, Tensor], index: int, k: int) -> tuple[Any, Tensor]:
+        view, matrix, size = self._view(problem, index)
+        back = torch.tensor(problem.background, dtype=torch.float32)
+        return render(
+            parameters, view, matrix, size, self._settings(problem), back, degree=self._degree(k), mask_threshold=self.mask_threshold
+        )  # fmt: skip
+
+    def _photo(self, problem: Capture, state: TrainState) -> None:
+        train = problem.train
+        epoch, place = divmod(state.k, len(train))
+        index = train[int(state.streams.numpy("photos", epoch).permutation(len(train))[place])]
+        target = torch.from_numpy(problem.photos[index])
+        leaves = {name: state.parameters[name].detach().requires_grad_() for name in NAMES}
+        shown, sigma = self._render(problem, leaves, index, state.k)
+        image = shown.image[0]
+        if (covered := problem.masks[index]) is not None:
+            weight = torch.from_numpy(covered)[..., None]
+            image, target = image * weight, target * weight
+        difference = (image - target).abs().mean()
+        loss = (1 - self.structure_weight) * difference + self.mask_weight * torch.sigmoid(leaves["mask_logit"]).mean()
+        if self.structure_weight > 0:
+            loss = loss + self.structure_weight * (1 - ssim(image, target))
+        loss.backward()
+        with torch.no_grad():
+            state.loss, state.shown = float(loss), psnr(image, target)
+            visible = shown.status[0] == 0
+            state.degenerate = int((shown.status[0] == 2).sum())
+            assert sigma.grad is not None
+            pull = sigma.grad if self.rule == "threshold" else sigma.grad.abs()
+            state.slope += torch.where(visible, pull, torch.zeros_like(pull))
+            state.seen += visible.float()
+            self._adam(state, leaves)
+        state.count(gradient=1)
+
+    def _adam(self, state: TrainState, leaves: dict[str, Tensor]) -> None:
+        rates, t = self._rates(state.k), state.k + 1
+        for name in NAMES:
+            gradient = leaves[name].grad
+            if gradient is None:
+                continue
+            first, second = state.first[name], state.second[name]
+            first.mul_(BETAS[0]).add_(gradient, alpha=1 - BETAS[0])
+            second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+            scale = second.sqrt().div_(math.sqrt(1 - BETAS[1] ** t)).add_(EPSILON)
+            state.parameters[name] = (
+                leaves[name].detach().addcdiv_(first, scale, value=-rates[name] / (1 - BETAS[0] ** t))
+            )
+
+    # ---- splitting and pruning ------------------------------------------------------------------------------
+    def _densify(self, problem: Capture, state: TrainState) -> None:
+        k = state.k
+        if k < self.split_until:
+            if k > self.split_from and k % self.split_every == 0:
+                self._split(state)
+                self._prune(problem, state, sizes=k > 3000)
+            if self.reset_every and k % self.reset_every == 0:
+                logit = state.parameters["opacity_logit"]
+                state.parameters["opacity_logit"] = logit.clamp(max=math.log(DULL / (1 - DULL)))
+                for moments in (state.first, state.second):
+                    moments["opacity_logit"] = torch.zeros_like(logit)
+        elif k % 1000 == 0:
+            self._prune(problem, state, sizes=False)
+
+    def _split(self, state: TrainState) -> None:
+        mean = state.slope / state.seen.clamp(min=1.0)
+        if self.rule == "threshold":
+            chosen = (mean >= self.split_threshold).nonzero()[:, 0]
+        else:
+            number = max(1, math.ceil(self.split_share * len(mean)))
+            chosen = torch.topk(mean, min(number, int((mean > 0).sum()))).indices.sort().values
+        room = (self.most - len(mean)) // (self.corners - 1)
+        if room < len(chosen):
+            best = torch.topk(mean[chosen], max(room, 0)).indices
+            chosen = chosen[best].sort().values
+        if len(chosen) == 0:
+            return
+        kept = torch.ones(len(mean), dtype=torch.bool)
+        kept[chosen] = False
+        children = split(state.parameters, chosen, self.split_scale, self.split_exponent)
+        state.parameters, state.first, state.second = keep(
+            [state.parameters, state.first, state.second], kept, children
+        )
+        self._restart(state)
+
+    def _prune(self, problem: Capture, state: TrainState, sizes: bool) -> None:
+        p = state.parameters
+        kept = torch.sigmoid(p["opacity_logit"]) >= self.least_opacity
+        kept &= torch.sigmoid(p["mask_logit"]) > self.mask_threshold
+        extent = problem.extent / problem.unit
+        if sizes and extent > 1e-3:
+            kept &= p["points"].std(dim=1, correction=0).amax(dim=1) <= self.largest * extent
+        if not kept.any() or kept.all():
+            return
+        state.parameters, state.first, state.second = keep([p, state.first, state.second], kept)
+        self._restart(state)
+
+    def _restart(self, state: TrainState) -> None:
+        number = len(state.parameters["points"])
+        state.slope, state.seen = torch.zeros(number), torch.zeros(number)
+
+    # ---- judging --------------------------------------------------------------------------------------------
+    def _judge(self, problem: Capture, state: TrainState) -> float:
+        """Mean PSNR over the held-out photos; infinite where there are none."""
+        found = []
+        with torch.no_grad():
+            for index in problem.test:
+                shown, _ = self._render(problem, state.parameters, index, state.k)
+                found.append(masked_psnr(shown.image[0], torch.from_numpy(problem.photos[index]), problem.masks[index]))
+        return float(np.mean(found)) if found else math.inf
+
+    def _from_world(self, problem: Capture, scene: Trained) -> dict[str, Tensor]:
+        unit = problem.unit
+        points = torch.from_numpy((scene.points.astype(float) - problem.middle) / unit).float()
+        rest = torch.zeros(len(points), (self.degree + 1) ** 2 - 1, 3)
+        rest[:, : scene.sh_rest.shape[1]] = torch.from_numpy(scene.sh_rest[:, : rest.shape[1]])
+        return {
+            "points": points,
+            "log_delta": torch.from_numpy(scene.log_delta) + math.log(unit),
+            "log_sigma": torch.from_numpy(scene.log_sigma) + math.log(unit),
+            "opacity_logit": torch.from_numpy(scene.opacity_logit).clone(),
+            "sh0": torch.from_numpy(scene.sh0).clone(),
+            "sh_rest": rest,
+            "mask_logit": torch.ones(len(points)),
+        }
+
+
+def masked_psnr(image: Tensor, target: Tensor, mask: Any) -> float:
+    """PSNR over the pixels that count."""
+    if mask is None:
+        return psnr(image, target)
+    chosen = torch.from_numpy(mask) > 0
+    return psnr(image[chosen], target[chosen])

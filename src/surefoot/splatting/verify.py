@@ -1,0 +1,174 @@
+"""Checkers of a trained scene: PSNR and SSIM anew, pixels by brute force in numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from scipy.ndimage import correlate1d
+
+from surefoot.core.certificate import Claim
+from surefoot.core.verify import Check, Dossier, Verdict, compare, refute
+from surefoot.splatting.problem import Capture
+from surefoot.splatting.verify_render import BruteForce
+
+Array = np.ndarray[Any, np.dtype[Any]]
+FRESH = 100  # pixels that are drawn anew at each verification
+ROUNDING = (
+    2e-3  # of a float32 render; one contribution on the other side of the threshold changes a pixel by less than 4e-3
+)
+FLIPPED = 0.02  # share of pixels where that may happen
+
+
+def _judged(problem: Capture) -> tuple[int, ...]:
+    return problem.test or problem.train[:1]
+
+
+def _images(dossier: Dossier) -> list[tuple[int, Array]]:
+    """Photos' places and renders, of the right shape."""
+    stored, out = dossier.evidence["renders.npz"], []
+    places = _judged(dossier.problem)
+    if set(stored) != {f"image_{i}" for i in range(len(places))}:
+        raise ValueError("renders.npz holds other renders than there are judged photos")
+    for number, index in enumerate(places):
+        image = np.asarray(stored[f"image_{number}"], dtype=float)
+        if image.shape != dossier.problem.photos[index].shape or not np.isfinite(image).all():
+            raise ValueError(f"render {number} has shape {image.shape} or is not finite")
+        out.append((index, image))
+    return out
+
+
+def check_psnr(claim: Claim, dossier: Dossier) -> Verdict:
+    """-10 log10 of the mean squared difference; photo and cameras for the pictures must be those of the capture."""
+    values, places, problem = [], list(_judged(dossier.problem)), dossier.problem
+    kept = {**dossier.evidence["cameras.npz"], **dossier.evidence["photo.npz"]}
+    truth = {
+        "views": problem.views[places], "matrices": problem.matrices[places], "photo": problem.photos[places[0]],
+        "sizes": np.array([problem.photos[i].shape[1::-1] for i in places]),
+    }  # fmt: skip
+    for name, value in truth.items():
+        if not np.array_equal(kept[name], value):
+            return refute(claim, f"{name} in the evidence is not the capture's")
+    for index, image in _images(dossier):
+        mask = dossier.problem.masks[index]
+        square = (image - dossier.problem.photos[index]) ** 2
+        values.append(-10 * np.log10(square.mean() if mask is None else square[mask > 0].mean()))
+    return compare(claim, float(np.mean(values)), supports="measured", rtol=1e-9)
+
+
+def check_ssim(claim: Claim, dossier: Dossier) -> Verdict:
+    """Windows by scipy, one axis after the other, zero beyond the border."""
+    place = np.arange(11) - 5
+    window = np.exp(-(place**2) / 4.5)
+    window /= window.sum()
+
+    def blur(image: Array) -> Array:
+        return correlate1d(correlate1d(image, window, axis=0, mode="constant"), window, axis=1, mode="constant")
+
+    values = []
+    for index, x in _images(dossier):
+        y = dossier.problem.photos[index].astype(float)
+        mx, my = blur(x), blur(y)
+        vx, vy, cxy = blur(x * x) - mx**2, blur(y * y) - my**2, blur(x * y) - mx * my
+        found = ((2 * mx * my + 1e-4) * (2 * cxy + 9e-4)) / ((mx**2 + my**2 + 1e-4) * (vx + vy + 9e-4))
+        mask = dossier.problem.masks[index]
+        values.append(found.mean() if mask is None else found[mask > 0].mean())
+    return compare(claim, float(np.mean(values)), supports="measured", rtol=1e-8)
+
+
+def _probes(dossier: Dossier) -> dict[str, Array]:
+    probes = {name: np.asarray(value) for name, value in dossier.evidence["probes.npz"].items()}
+    places = _judged(dossier.problem)
+    for number, index in enumerate(places):
+        chosen = probes["photo"] == number
+        height, width = dossier.problem.photos[index].shape[:2]
+        row, column = probes["row"][chosen], probes["column"][chosen]
+        if len(row) == 0 or row.min() < 0 or column.min() < 0 or row.max() >= height or column.max() >= width:
+            raise ValueError(f"probes of photo {number} lie outside it, or there are none")
+    if not np.isin(probes["photo"], np.arange(len(places))).all():
+        raise ValueError("a probe belongs to no photo")
+    return probes
+
+
+def _brute(dossier: Dossier, index: int) -> BruteForce:
+    kept: dict[int, BruteForce] = dossier._kept.setdefault("brute force", {})
+    if index not in kept:
+        kept[index] = BruteForce(dossier.answer, dossier.problem.views[index], dossier.problem.matrices[index])
+    return kept[index]
+
+
+def check_render_error(claim: Claim, dossier: Dossier) -> Verdict:
+    """The exact model at the probes, against render and bound; then fresh pixels with the renderer's own threshold."""
+    probes, worst = _probes(dossier), 0.0
+    rng = np.random.default_rng(dossier.seed)
+    for number, (index, image) in enumerate(_images(dossier)):
+        chosen = probes["photo"] == number
+        row, column, bound = (probes[name][chosen] for name in ("row", "column", "bound"))
+        brute = _brute(dossier, index)
+        exact = brute.pixels(column, row).image(brute.background)
+        worst = max(worst, float((np.abs(exact - image[row, column]) / bound).max()))
+        if not (bound > 0).all():
+            return refute(claim, "a bound is not positive")
+        height, width = image.shape[:2]
+        fresh = rng.choice(height * width, min(FRESH, height * width), replace=False)
+        again = brute.pixels(fresh % width, fresh // width, dossier.answer.threshold, 1e-4).image(brute.background)
+        off = np.abs(again - image.reshape(-1, 3)[fresh]).max(axis=1) > ROUNDING
+        if off.mean() > FLIPPED:
+            return refute(
+                claim, f"{off.sum()} of {len(off)} fresh pixels differ from the stored render by more than {ROUNDING}"
+            )
+    return compare(claim, worst, supports="measured", rtol=1e-5, bound=1.0)
+
+
+def check_error_bound(claim: Claim, dossier: Dossier) -> Verdict:
+    """The median of the stored bounds; that they are bounds is `render-error`."""
+    return compare(claim, float(np.median(_probes(dossier)["bound"])), supports="measured", rtol=1e-9)
+
+
+def check_partition(claim: Claim, dossier: Dossier) -> Verdict:
+    """Weights and transmittances at the probes, each also against brute force."""
+    probes = _probes(dossier)
+    weight, left = probes["weight"].astype(float), probes["left"].astype(float)
+    for number, index in enumerate(_judged(dossier.problem)):
+        chosen = probes["photo"] == number
+        column = _brute(dossier, index).pixels(
+            probes["column"][chosen], probes["row"][chosen], dossier.answer.threshold, 1e-4
+        )
+        off = np.abs(column.left - left[chosen]) > ROUNDING
+        if off.mean() > FLIPPED:
+            return refute(claim, f"{off.sum()} of {len(off)} transmittances differ from brute force")
+    return compare(claim, float(np.abs(weight + left - 1).max()), supports="measured", bound=1e-4, rtol=1e-9)
+
+
+def check_order(claim: Claim, dossier: Dossier) -> Verdict:
+    """Depth ranges of neighbouring contributors, by brute force."""
+    probes, shares = _probes(dossier), []
+    for number, index in enumerate(_judged(dossier.problem)):
+        chosen = probes["photo"] == number
+        column = _brute(dossier, index).pixels(
+            probes["column"][chosen], probes["row"][chosen], dossier.answer.threshold
+        )
+        shares.append(column.ordered_share())
+    return compare(claim, float(np.mean(shares)), supports="measured", rtol=1e-9)
+
+
+def check_shape(claim: Claim, dossier: Dossier) -> Verdict:
+    """log m / (z delta |edge|) by gift wrapping; the convexes must be those that were certified, in their order."""
+    middles = np.asarray(dossier.answer.points, dtype=float).sum(axis=1) / dossier.answer.points.shape[1]
+    stored = np.asarray(dossier.evidence["centroids.npz"]["centroids"])
+    if stored.shape != middles.shape or not np.allclose(stored, middles, rtol=1e-9, atol=1e-12 * np.abs(middles).max()):
+        return refute(claim, "the centroids are not those of the answer")
+    erosion = _brute(dossier, _judged(dossier.problem)[0]).erosion()
+    return compare(claim, float(np.median(erosion)) if len(erosion) else 0.0, supports="measured", rtol=1e-6)
+
+
+CHECKS: Mapping[str, Check] = {
+    "psnr": check_psnr,
+    "ssim": check_ssim,
+    "render-error": check_render_error,
+    "error-bound": check_error_bound,
+    "partition": check_partition,
+    "order": check_order,
+    "shape": check_shape,
+}

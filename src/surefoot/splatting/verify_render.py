@@ -1,0 +1,185 @@
+"""Single pixels of a scene by brute force in numpy, float64: what the checkers compare renders with.
+
+Shares nothing with the renderers: hulls by gift wrapping over all convexes at once, edges by normalised distances times lengths,
+compositing by the logarithm of the transmittance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+__all__ = ["BruteForce", "PixelColumn"]
+
+Array = np.ndarray[Any, np.dtype[Any]]
+STRAIGHT = 1e-5  # sine of a turn that counts as straight
+AREALESS = 1e-4  # pixels
+CLAMP = 0.99
+SH = (0.28209479177387814, 0.4886025119029199)
+
+
+@dataclass(frozen=True, eq=False)
+class PixelColumn:
+    """What Q pixels see: nearest first ``(M, Q)`` alphas and transmittances in front of them, ``(M, 3)`` colours, ``(M, 2)`` depth ranges."""
+
+    alpha: Array
+    front: Array
+    colors: Array
+    reach: Array
+
+    def image(self, background: Array) -> Array:
+        """``(Q, 3)``."""
+        return (self.alpha * self.front).T @ self.colors + self.left[:, None] * background
+
+    @property
+    def left(self) -> Array:
+        return self.front[-1] * (1 - self.alpha[-1]) if len(self.alpha) else np.ones(self.alpha.shape[1])
+
+    def ordered_share(self) -> float:
+        """Share of the composited weight at pixels' neighbouring contributors whose depth ranges do not meet."""
+        total = apart = 0.0
+        weight = self.alpha * self.front
+        for q in range(weight.shape[1]):
+            seen = np.flatnonzero(weight[:, q] > 0)
+            if len(seen) < 2:
+                apart += weight[seen, q].sum()
+                total += weight[seen, q].sum()
+                continue
+            fine = self.reach[seen[:-1], 1] <= self.reach[seen[1:], 0]
+            both = np.concatenate([[True], fine]) & np.concatenate([fine, [True]])
+            apart += weight[seen[both], q].sum()
+            total += weight[seen, q].sum()
+        return apart / total if total > 0 else 1.0
+
+
+class BruteForce:
+    """A scene before one camera.
+
+    Args:
+        scene: arrays as in `problem.Trained`.
+        view, matrix: ``(4, 4)``, ``(3, 3)``.
+    """
+
+    def __init__(self, scene: Any, view: Array, matrix: Array) -> None:
+        points = np.asarray(scene.points, dtype=float)
+        if points.ndim != 3 or points.shape[2] != 3 or not np.isfinite(points).all():
+            raise ValueError("the scene's points are no finite (N, K, 3)")
+        local = points @ view[:3, :3].T + view[:3, 3]
+        depth = local[:, :, 2].mean(axis=1)
+        fits = (depth > scene.near) & (local[:, :, 2] > 0.01 * scene.near).all(axis=1)
+        order = np.flatnonzero(fits)[np.argsort(depth[fits], kind="stable")]
+        local = local[order]
+        self.depth = depth[order]
+        self.reach = np.stack([local[:, :, 2].min(axis=1), local[:, :, 2].max(axis=1)], axis=1)
+        u = matrix[0, 0] * local[:, :, 0] / local[:, :, 2] + matrix[0, 2] - 0.5
+        v = matrix[1, 1] * local[:, :, 1] / local[:, :, 2] + matrix[1, 2] - 0.5
+        self.corners = np.stack([u, v], axis=-1)
+        self.ring, self.count = wrapped(self.corners)
+        scale = scene.focal**2 / (matrix[0, 0] * matrix[1, 1])
+        self.soft = self.depth * np.exp(np.asarray(scene.log_delta, dtype=float)[order]) * scale
+        self.sharp = self.depth * np.exp(np.asarray(scene.log_sigma, dtype=float)[order])
+        self.opacity = 1 / (1 + np.exp(-np.asarray(scene.opacity_logit, dtype=float)[order]))
+        self.colors = self._colors(scene, points[order].mean(axis=1), order, view)
+        self.background = np.asarray(scene.background, dtype=float)
+
+    @staticmethod
+    def _colors(scene: Any, middles: Array, order: Array, view: Array) -> Array:
+        flat = 0.5 + SH[0] * np.asarray(scene.sh0, dtype=float)[order]
+        rest = np.asarray(scene.sh_rest, dtype=float)[order]
+        if rest.shape[1] == 0:
+            return np.maximum(flat, 0.0)
+        d = middles + view[:3, :3].T @ view[:3, 3]
+        x, y, z = (d / np.linalg.norm(d, axis=1, keepdims=True)).T
+        c2, c3 = np.sqrt(15 / np.pi) / 2, np.sqrt(35 / (2 * np.pi)) / 4
+        terms = [-SH[1] * y, SH[1] * z, -SH[1] * x]
+        terms += [
+            c2 * x * y,
+            -c2 * y * z,
+            np.sqrt(5 / np.pi) / 4 * (3 * z * z - 1),
+            -c2 * x * z,
+            c2 / 2 * (x * x - y * y),
+        ]
+        five, seven = np.sqrt(21 / (2 * np.pi)) / 4, np.sqrt(7 / np.pi) / 4
+        terms += [
+            -c3 * y * (3 * x * x - y * y), np.sqrt(105 / np.pi) / 2 * x * y * z, -five * y * (5 * z * z - 1),
+            seven * z * (5 * z * z - 3), -five * x * (5 * z * z - 1), np.sqrt(105 / np.pi) / 4 * z * (x * x - y * y),
+            -c3 * x * (x * x - 3 * y * y),
+        ]  # fmt: skip
+        values = np.stack(terms[: rest.shape[1]], axis=1)
+        return np.maximum(flat + np.einsum("nm,nmc->nc", values, rest), 0.0)
+
+    def pixels(self, columns: Array, rows: Array, threshold: float = 0.0, stop: float = 0.0) -> PixelColumn:
+        """Alphas of all convexes at pixels (Q,), in exact arithmetic but for float64; with the renderer's rules where they are given."""
+        x, y = np.asarray(columns, dtype=float), np.asarray(rows, dtype=float)
+        top = np.full((len(self.depth), len(x)), -np.inf)
+        terms = []
+        for k in range(self.corners.shape[1]):
+            begin = np.take_along_axis(self.corners, self.ring[:, k, None, None].repeat(2, axis=2), axis=1)[:, 0]
+            following = np.where(k + 1 < self.count, self.ring[:, (k + 1) % self.ring.shape[1]], self.ring[:, 0])
+            end = np.take_along_axis(self.corners, following[:, None, None].repeat(2, axis=2), axis=1)[:, 0]
+            step = end - begin
+            length = np.hypot(*step.T)
+            normal = np.stack([step[:, 1], -step[:, 0]], axis=1) / np.maximum(length, 1e-300)[:, None]
+            distance = normal[:, :1] * (x - begin[:, :1]) + normal[:, 1:] * (y - begin[:, 1:])
+            exponent = np.where((k < self.count)[:, None], (self.soft * length)[:, None] * distance, -np.inf)
+            terms.append(exponent)
+            top = np.maximum(top, exponent)
+        solid = self.count >= 3
+        top = np.where(solid[:, None], top, 0.0)
+        total = sum(np.exp(t - top) for t in terms)
+        phi = top + np.log(np.where(solid[:, None], total, 1.0))
+        with np.errstate(over="ignore"):
+            inside = 1 / (1 + np.exp(self.sharp[:, None] * phi))
+        alpha = np.minimum(self.opacity[:, None] * inside, CLAMP) * solid[:, None]
+        alpha = np.where(alpha >= threshold, alpha, 0.0)
+        front = np.exp(np.cumsum(np.log1p(-np.concatenate([np.zeros((1, len(x))), alpha])), axis=0))[:-1]
+        if stop > 0:
+            alpha = np.where(front >= stop, alpha, 0.0)
+        if not len(alpha):
+            front = np.ones((0, len(x)))
+        return PixelColumn(alpha, front, self.colors, self.reach)
+
+    def erosion(self) -> Array:
+        """For each convex with an area, the largest over its edges of log m / (z delta |edge|): how far, in pixels, the half level may lie
+        within the hull."""
+        out = []
+        for i in np.flatnonzero(self.count >= 3):
+            ring = self.corners[i, self.ring[i, : self.count[i]]]
+            length = np.hypot(*(np.roll(ring, -1, axis=0) - ring).T)
+            out.append(np.log(self.count[i]) / (self.soft[i] * length.min()))
+        return np.array(out)
+
+
+def wrapped(corners: Array) -> tuple[Array, Array]:
+    """Gift wrapping of ``(N, K, 2)`` at once: indices of hull corners in positive turn ``(N, K)`` and how many ``(N,)``; 0 without area."""
+    number, many = corners.shape[:2]
+    rows = np.arange(number)
+    start = np.lexsort((corners[:, :, 1], corners[:, :, 0]), axis=1)[:, 0] if number else np.zeros(0, dtype=int)
+    ring = np.repeat(start[:, None], many, axis=1)
+    count = np.zeros(number, dtype=int)
+    at, going = start.copy(), np.ones(number, dtype=bool)
+    for k in range(many):
+        ring[going, k] = at[going]
+        count[going] = k + 1
+        here = corners[rows, at]
+        step = corners - here[:, None]
+        far = np.hypot(step[:, :, 0], step[:, :, 1])
+        best = far.argmax(axis=1)
+        best_step, best_far = step[rows, best], far[rows, best]
+        for j in range(many):
+            cross = best_step[:, 0] * step[:, j, 1] - best_step[:, 1] * step[:, j, 0]
+            straight = np.abs(cross) <= STRAIGHT * best_far * far[:, j]
+            right = (cross < 0) & ~straight & (far[:, j] > 0)
+            farther = straight & (far[:, j] > best_far) & ((best_step * step[:, j]).sum(axis=1) > 0)
+            better = right | farther
+            best = np.where(better, j, best)
+            best_step = np.where(better[:, None], step[:, j], best_step)
+            best_far = np.where(better, far[:, j], best_far)
+        closed = (corners[rows, best] == corners[rows, start]).all(axis=1)
+        going &= ~closed
+        at = best
+    size = np.ptp(corners, axis=1).max(axis=1) if number else np.zeros(0)
+    count[(count < 3) | (size < AREALESS)] = 0
+    return ring, count
