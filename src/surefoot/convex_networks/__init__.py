@@ -5,6 +5,7 @@ from surefoot._lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        "estimator": ["ConvexReLUClassifier", "ConvexReLURegressor"],
         "problem": ["Network", "PatternProgram", "Scaling", "make_program"],
         "training": ["ConvexTraining"],
         "patterns": ["PatternSet", "cell_count", "sample_patterns"],
