@@ -24,6 +24,7 @@ BUILT_IN: Mapping[str, str] = {
     "acceleration": "surefoot.descent.card:CARD",
     "backdoor-inversion": "surefoot.robustness.inversion_card:CARD",
     "colide": "surefoot.causal.card:CARD",
+    "convex-relu": "surefoot.convex_networks.card:CARD",
     "convex-splatting": "surefoot.splatting.card:CARD",
     "dadao": "surefoot.decentralized.card:CARD",
     "diff2": "surefoot.privacy.diff2_card:CARD",

@@ -3,7 +3,17 @@
 import pytest
 import torch
 
-from surefoot.numerics.spectral_matrix import NORMS, dual_norm, newton_schulz, polar, polar_express, primal_norm, sharp
+from surefoot.numerics.spectral_matrix import (
+    NORMS,
+    dual_norm,
+    nearly_dual_norm,
+    nearly_primal_norm,
+    newton_schulz,
+    polar,
+    polar_express,
+    primal_norm,
+    sharp,
+)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -44,6 +54,14 @@ def test_polar_express_is_nearer_to_the_polar_factor():
     U, _, Vh = torch.linalg.svd(M, full_matrices=False)
     assert torch.allclose(exact, U @ Vh, atol=1e-12)
     assert (polar_express(M) - exact).norm() < 0.6 * (newton_schulz(M) - exact).norm()
+
+
+def test_cheap_norms_are_near():
+    for seed, shape in enumerate([(40, 30), (16, 64), (8, 3, 3, 3), (20,)]):
+        M = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        for norm in NORMS:
+            assert float(nearly_dual_norm(M, norm) / dual_norm(M, norm)) == pytest.approx(1, abs=0.1)
+            assert 0.9 <= float(nearly_primal_norm(M, norm) / primal_norm(M, norm)) <= 1 + 1e-12
 
 
 def test_half_precision_is_refused():

@@ -206,6 +206,30 @@ def test_published_settings_want_many_records(
     assert not (tmp_path / "out").exists()
 
 
+def test_progress_shows_steps_the_spent_budget_and_the_last_released_norm(caplog: pytest.LogCaptureFixture) -> None:
+    from surefoot.core.solve import Budget as Steps
+    from surefoot.core.solve import Moment, solve
+    from surefoot.privacy import stationary_card as card
+    from surefoot.privacy.ledger import Budget
+    from surefoot.privacy.private_spider import PrivateSpiderBoost
+    from surefoot.report.progress import Bar
+
+    seen: list[Moment] = []
+    method = PrivateSpiderBoost(budget=Budget(8.0, 1e-4), iterations=8, phase=4)
+    solve(card.tiny_problem(), method, watch=[lambda m: seen.append(m)], budget=Steps(steps=20), certify=False)
+    bar = Bar("a private run")
+    bar.live, bar.quiet = False, False
+    caplog.set_level("INFO", logger="surefoot.report.progress")
+    bar(seen[0])
+    bar.shown = -1e9  # long ago
+    bar(seen[0])
+    row = seen[0].row
+    assert (
+        f"step {seen[0].k}  released_norm {row['released_norm']:.6g}  spent {row['spent_epsilon']:.3g}" in caplog.text
+    )
+    assert 0.0 < row["spent_epsilon"] < 8.0
+
+
 def test_large_delta_is_allowed_on_demand_only(records: Path, tmp_path: Path) -> None:
     assert run(str(records), "-o", str(tmp_path / "out"), *SHORT, "--delta", "0.01", "--allow-large-delta") == 0
 

@@ -19,6 +19,7 @@ from surefoot.training.drop_muon_sampling import (
     optimal_cutoffs,
     optimal_inclusion,
     predicted_ratio,
+    steps_ratio,
 )
 
 DISTRIBUTIONS = [
@@ -88,6 +89,17 @@ def test_auto_updates_everything_where_little_is_gained():
     costly, cheap = [2.0, 1.0, 1.0], [0.02, 1.0, 1.0]
     assert auto.choose([1, 2, 2], 1.0, costly).p == (0.5, 0.5, 0.0)
     assert auto.choose([1, 2, 2], 1.0, cheap).p == (1.0, 0.0, 0.0)
+
+
+def test_auto_counts_the_steps_that_dropping_costs():
+    """t |g| - L t^2 / (2 P) by hand: at a small radius dropping is free, at a large one it takes more steps than it saves."""
+    L, g, P = [1.0, 2.0], [3.0, 3.0], [0.5, 1.0]
+    assert steps_ratio(P, L, g, 1.0) == pytest.approx((6 - 1.5) / (6 - 1 - 1))
+    assert steps_ratio(P, L, g, 1e-6) == pytest.approx(1.0, abs=1e-6)
+    assert steps_ratio(P, L, g, 3.5) == np.inf
+    auto = Auto()
+    assert auto.choose(L, 1.0, [1.0, 1.0], g, 0.1).p == (0.5, 0.5)
+    assert auto.choose(L, 1.0, [1.0, 1.0], g, 2.5).p == (1.0, 0.0)
 
 
 @pytest.mark.parametrize(

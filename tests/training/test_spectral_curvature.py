@@ -160,6 +160,26 @@ def test_all_rows_as_the_batch_are_predicted_and_measured_exactly() -> None:
     assert found.theorem[-1] == pytest.approx(exact, rel=1e-5)
 
 
+def test_the_empirical_fisher_is_the_covariance_of_the_rows_gradients() -> None:
+    case = problem()
+    A = cu.CurvatureOperator(case.model, case.inputs, case.targets, kind="fisher", chunk=16)
+    flat = cu.Flattened(case.model)
+    G = torch.func.jacrev(lambda w: case.losses(flat(w, case.inputs), case.targets))(flat.vector())
+    v = torch.randn(A.dim, dtype=torch.float64)
+    assert torch.allclose(A(v), G.T @ (G @ v) / case.rows, atol=1e-12)
+
+
+def test_shrinkage_keeps_what_rows_agree_on() -> None:
+    """Equal rows have no spread; very few noisy micro-batches shrink more than many."""
+    x, y = data()
+    same = Curvature(network(), x[:1].expand(40, 5).clone(), y[:1].expand(40).clone(), plan=SMALL)
+    seed = lambda: torch.Generator().manual_seed(2)  # noqa: E731
+    assert cu.shrinkage(same, 4, seed()) == pytest.approx(1.0)
+    assert 0 <= cu.shrinkage(problem(), 1, seed()) < 1
+    with pytest.raises(ValueError, match="at least 2"):
+        cu.shrinkage(problem(), 30, seed())
+
+
 # ---- bad input ----------------------------------------------------------------------------------------------------
 def frozen() -> nn.Module:
     return network().requires_grad_(False)

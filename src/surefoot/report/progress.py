@@ -70,8 +70,8 @@ class Bar:
         rate = (moment.k - self.began[1]) / max(now - self.began[0], 1e-9)
         name = next((n for n in PREFERRED if n in moment.row), next(iter(moment.row), ""))
         remaining = left(moment, rate)
-        say = f"step {moment.k}" + (f"  {name} {moment.row[name]:.6g}" if name else "") + f"  {rate:,.0f}/s"
-        say += "".join(f"  {n.replace('_', ' ')} {moment.row[n]:.4g}" for n in SPENT if n in moment.row)
+        spent = "".join(f"  spent {moment.row[n]:.3g}" for n in SPENT if n in moment.row)
+        say = f"step {moment.k}" + (f"  {name} {moment.row[name]:.6g}" if name else "") + spent + f"  {rate:,.0f}/s"
         say += "" if remaining is None else f"  {clock(remaining)} left"
         if self.live:
             self.progress.update(self.task, total=moment.budget.steps, completed=moment.k, say=say)

@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "CurvatureOperator", "directional_variance", "isotropic_variance", "microbatch_variance", "top_eigenpairs",
         ],
         "drop_muon": ["DropMuon"],
+        "drop_muon_split": ["SplitSequential"],
         "drop_muon_layers": ["execution_order", "layers_from_module"],
         "drop_muon_costs": ["CostModel", "count_costs", "measure_costs"],
         "drop_muon_sampling": [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ __all__ = [
     "preconditioned",
     "row_curvature",
     "row_products",
+    "shrinkage",
     "top_eigenpairs",
 ]
 
@@ -43,7 +44,7 @@ class CurvatureOperator:
         model: a module; parameters that require gradients are the coordinates, in their order.
         inputs, targets: rows (n, ...).
         criterion: see `row_losses`.
-        kind: "ggn" or "hessian".
+        kind: "ggn", "hessian", or "fisher", the empirical one ``E g_i g_i'`` of the rows' gradients.
         ridge: added to the diagonal: the weight decay of plain descent (decoupled decay adds none).
         chunk: rows of a pass.
         keep: keep the graphs for the next products; None does for at most 4,096 rows.
@@ -57,7 +58,7 @@ class CurvatureOperator:
 
     def __init__(
         self, model: nn.Module, inputs: Tensor, targets: Tensor, criterion: str | nn.Module | Criterion = "cross-entropy", *,
-        kind: Kind = "ggn", ridge: float = 0.0, chunk: int = CHUNK, keep: bool | None = None,
+        kind: Kind | Literal["fisher"] = "ggn", ridge: float = 0.0, chunk: int = CHUNK, keep: bool | None = None,
     ) -> None:  # fmt: skip
         self.flat, self.losses, self.kind, self.ridge = Flattened(model), row_losses(criterion), kind, ridge
         self.inputs, self.targets, self.chunk = inputs, targets, chunk
@@ -94,6 +95,10 @@ class CurvatureOperator:
     def _product(self, x: Tensor, y: Tensor) -> Any:
         if self.kind == "hessian":
             return hessian_operator(lambda w: self.losses(self.flat(w, x), y).mean(), self.point)
+        if self.kind == "fisher":  # J'J / n of the rows' losses
+            return ggn_operator(
+                lambda w: self.losses(self.flat(w, x), y), lambda each: each.square().mean() / 2, self.point
+            )
         return ggn_operator(lambda w: self.flat(w, x), lambda z: self.losses(z, y).mean(), self.point)
 
     def start(self, generator: torch.Generator) -> Tensor:
@@ -246,3 +251,22 @@ def microbatch_variance(problem: Curvature, direction: Tensor, size: int) -> flo
     ]).double()  # fmt: skip
     spread = float(images.square().sum(dim=1).mean() - images.mean(dim=0).square().sum())
     return size * max(0.0, spread) * count / (count - 1)
+
+
+def shrinkage(problem: Curvature, size: int, generator: torch.Generator) -> float:
+    """Linear-shrinkage intensity of the matrix towards a multiple of the identity: 1 keeps it, 0 leaves the identity alone.
+
+    ``max(0, 1 - s / (K d))`` with ``d = |H z - (z'H z) z|^2`` and ``s = E_k |H_k z|^2 - |H z|^2`` over K micro-batches of ``size`` rows, z
+    uniform on the sphere; the intensity that minimises the expected squared error of a mean of K matrices.
+
+    Raises:
+        ValueError: fewer than two micro-batches.
+    """
+    operator = CurvatureOperator.of(problem)
+    z = operator.start(generator)
+    z = z / torch.linalg.vector_norm(z)
+    image = operator(z)
+    distance = float((image - torch.dot(z, image) * z).square().sum())
+    count = problem.rows // size
+    spread = microbatch_variance(problem, z, size) / size
+    return max(0.0, 1 - spread / (count * distance)) if distance > 0 else 0.0

@@ -47,6 +47,8 @@ from surefoot.numerics.spectral_matrix import (
     NORMS,
     as_matrix,
     dual_norm,
+    nearly_dual_norm,
+    nearly_primal_norm,
     newton_schulz,
     polar,
     polar_express,
@@ -55,14 +57,22 @@ from surefoot.numerics.spectral_matrix import (
 from surefoot.training.drop_muon_costs import CostModel, fit_costs
 from surefoot.training.drop_muon_distributed import average_gradients, full, like_shards, shared_draws, with_owners
 from surefoot.training.drop_muon_layers import layers_from_module
-from surefoot.training.drop_muon_sampling import Auto, LayerDistribution, Uniform, as_schedule, predicted_ratio
-from surefoot.training.drop_muon_smoothness import KEPT, current, generalised
+from surefoot.training.drop_muon_sampling import (
+    Auto,
+    Cutoffs,
+    Independent,
+    LayerDistribution,
+    as_schedule,
+    predicted_ratio,
+)
+from surefoot.training.drop_muon_smoothness import KEPT, current, generalised, sizes
+from surefoot.training.drop_muon_split import SplitSequential
 
 __all__ = ["DropMuon", "shape_scale"]
 
 STEPS = ("lmo", "sharp")
 AUXILIARY = ("adamw", "sgd")
-MODES = ("freeze", "inputs")
+MODES = ("freeze", "inputs", "split")
 Orthogonalise = Literal["newton-schulz", "polar-express", "exact"]
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 MEMORY = "drop_muon"  # the key in the first group under which the optimiser's own state is saved
@@ -86,8 +96,10 @@ class DropMuon(Optimizer):
         orthogonalise, ns_steps, ns_dtype: how the polar factor is computed, and its dtype (None: bfloat16 on a GPU, else the parameter's own).
         eps, betas: of Newton-Schulz and of AdamW.
         auxiliary_scale: see `lr`.
-        lr_compensation: c in lr_i = lr / P_i^c, for layers that are drawn rarely.
-        mode: "freeze" switches ``requires_grad``; "inputs" leaves it alone, and ``optimizer.backward(loss)`` prunes the graph.
+        lr_compensation: c in lr_i = lr / P_i^c, for layers that are drawn rarely. None is 1 with "auto", where P_i = L_i / max L makes
+            lr / P_i the step that the layer's own smoothness allows (the optimum counts on it), else 0.
+        mode: "freeze" switches ``requires_grad``; "inputs" leaves it alone, and ``optimizer.backward(loss)`` prunes the graph;
+            "split" freezes, too, and runs the blocks of a `SplitSequential` before the first drawn layer without a graph.
         seed: of the draws.
         synchronise: average the drawn layers' gradients over all ranks in ``step`` (instead of DistributedDataParallel).
         distribute: the polar factors are computed by the ranks in turn and sent around; True with sharded parameters.
@@ -102,8 +114,8 @@ class DropMuon(Optimizer):
         nesterov: bool = True, weight_decay: float = 0.0, norm: str | None = None, step: Literal["lmo", "sharp"] = "lmo",
         gamma: float | tuple[float, float] | None = None, scale: Literal["original", "match_rms_adamw", "none"] = "original",
         orthogonalise: Orthogonalise = "newton-schulz", ns_steps: int = 5, ns_dtype: torch.dtype | None = None, eps: float = 1e-7,
-        betas: tuple[float, float] = (0.9, 0.95), auxiliary_scale: float = 0.1, lr_compensation: float = 0.0,
-        mode: Literal["freeze", "inputs"] = "freeze", seed: int = 0, synchronise: bool = False, distribute: bool | None = None,
+        betas: tuple[float, float] = (0.9, 0.95), auxiliary_scale: float = 0.1, lr_compensation: float | None = None,
+        mode: Literal["freeze", "inputs", "split"] = "freeze", seed: int = 0, synchronise: bool = False, distribute: bool | None = None,
         frozen_statistics: bool = False,
     ) -> None:  # fmt: skip
         module = params if isinstance(params, nn.Module) else None
@@ -113,10 +125,12 @@ class DropMuon(Optimizer):
         self._compensation, self._synchronise, self._distribute = lr_compensation, synchronise, distribute
         self._frozen_statistics = frozen_statistics
         if mode not in MODES:
-            raise ValueError(f"mode is {mode!r}; expected freeze or inputs")
+            raise ValueError(f"mode is {mode!r}; expected freeze, inputs or split")
+        if mode == "split" and not isinstance(module, SplitSequential):
+            raise ValueError("mode='split' needs a SplitSequential of the network's blocks instead of parameters")
         if frozen_statistics and module is None:
             raise ValueError("frozen_statistics needs the module; give the model instead of its parameters")
-        if not 0 <= lr_compensation <= 1:
+        if lr_compensation is not None and not 0 <= lr_compensation <= 1:
             raise ValueError(f"lr_compensation is {lr_compensation}; expected a number of [0, 1]")
         self._ready = self._all = False
         super().__init__(groups, {
@@ -139,7 +153,7 @@ class DropMuon(Optimizer):
             }
         )
         self._statistics: dict[nn.Module, Any] = {}
-        if self._mode == "freeze" and module is not None and any(_is_sharded(p) for p in module.parameters()):
+        if self._mode != "inputs" and module is not None and any(_is_sharded(p) for p in module.parameters()):
             self._follow_shards(module)
         self._next()
 
@@ -262,20 +276,14 @@ class DropMuon(Optimizer):
         """Draw the set of the coming step and hold the other layers back."""
         k, b = self.steps_done, self.layers
         auto = self._schedule if isinstance(self._schedule, Auto) else None
-        self._probing = False
-        self._timing: int | None = None
+        self._probing = self._timing = False
         if auto is not None and b > 1:
-            plan = self._calibration(auto)
+            if auto.costs is not None and len(auto.costs) != b + 1:
+                raise ValueError(f"{len(auto.costs)} costs; expected the forward pass and one a layer, {b + 1}")
             found = self._memory["cutoffs"]
-            self._distribution = (
-                auto.at(k, 0, b) if found is None else as_schedule(self._rebuilt(auto, found)).at(k, 0, b)
-            )
-            if k < len(plan):
-                self._distribution = Uniform().at(k, 0, b)
-                self._timing = plan[k]
-                self._set(np.arange(b) >= plan[k])
-                return
-            self._probing = auto.probes(k - len(plan))
+            self._distribution = auto.at(k, 0, b) if found is None else self._rebuilt(auto, found)
+            self._probing = auto.probes(k)
+            self._timing = auto.costs is None and not self._probing
             if self._probing:
                 self._set(np.ones(b, dtype=bool))
                 return
@@ -292,20 +300,7 @@ class DropMuon(Optimizer):
 
     @staticmethod
     def _rebuilt(auto: Auto, found: list[float]) -> LayerDistribution:
-        from surefoot.training.drop_muon_sampling import Cutoffs, Independent
-
         return Cutoffs(tuple(found)) if auto.suffix else Independent(tuple(found))
-
-    def _calibration(self, auto: Auto) -> list[int]:
-        """The cutoffs of the first steps, which are timed; none if the costs are given."""
-        if auto.costs is not None:
-            if len(auto.costs) != self.layers + 1:
-                raise ValueError(
-                    f"{len(auto.costs)} costs; expected the forward pass and one a layer, {self.layers + 1}"
-                )
-            return []
-        few = sorted({round(x) for x in np.linspace(0, self.layers - 1, min(self.layers, 6))})
-        return few * (auto.rounds + 1)
 
     def sample(self) -> tuple[int, ...]:
         """The layers of the coming step (they are drawn already: at the end of the step before, or when the optimiser was made)."""
@@ -322,7 +317,7 @@ class DropMuon(Optimizer):
             raise ValueError(f"layers {chosen}; expected at least one of 0 to {self.layers - 1}")
         mask = np.zeros(self.layers, dtype=bool)
         mask[chosen] = True
-        self._probing, self._timing = False, None
+        self._probing = self._timing = False
         self._set(mask)
 
     def _set(self, mask: np.ndarray[Any, np.dtype[Any]]) -> None:
@@ -331,8 +326,10 @@ class DropMuon(Optimizer):
             held = not mask[self._layer[p]]
             if held:
                 p.grad = None
-            if self._mode == "freeze":
-                self._hold(p, held)
+            if self._mode != "inputs":
+                self._hold(p, held and not self._all)
+        if self._mode == "split" and isinstance(self._module, SplitSequential) and not self._all:
+            self._module.cut_at(self.active_parameters())
         if self._frozen_statistics:
             self._hold_statistics()
         self._began = time.perf_counter()
@@ -375,6 +372,8 @@ class DropMuon(Optimizer):
         self._all = True
         for p in self._trained:
             self._hold(p, False)
+        if isinstance(self._module, SplitSequential):
+            self._module.cut = 0
         try:
             yield
         finally:
@@ -540,9 +539,8 @@ class DropMuon(Optimizer):
         p.add_(like_shards(unit.reshape(p.shape), p), alpha=-length)
 
     def _rate(self, p: Tensor, lr: float) -> float:
-        if not self._compensation:
-            return lr
-        return lr / max(float(self._distribution.inclusion[self._layer[p]]), 1e-12) ** self._compensation
+        power = float(isinstance(self._schedule, Auto)) if self._compensation is None else self._compensation
+        return lr / max(float(self._distribution.inclusion[self._layer[p]]), 1e-12) ** power if power else lr
 
     def _auxiliary(self, p: Tensor, gradient: Tensor, group: Mapping[str, Any], norm: str) -> None:
         """AdamW or SGD with momentum, counting this layer's own updates."""
@@ -583,29 +581,28 @@ class DropMuon(Optimizer):
         ]  # type: ignore[arg-type]
 
     def _counted(self) -> Iterator[tuple[Tensor, str, float]]:
-        """Parameters by which a layer's smoothness is judged, with norms in which a step of the optimiser has length lr; those of AdamW and
-        SGD count only where a layer has no others (AdamW moves entries by lr auxiliary_scale)."""
-        main = {self._layer[p] for g in self.param_groups for p in g["params"] if self._norm(g, p) in NORMS}
+        """Parameters by which smoothness is judged, with norms in which a step has length lr. AdamW and SGD take no steps of a norm:
+        a layer that only they train has no constant of its own."""
         for group in self.param_groups:
             for p in group["params"]:
                 norm = self._norm(group, p)
                 if norm in NORMS:
                     yield p, norm, shape_scale(as_matrix(p).shape, group["scale"]) if norm == "spectral" else 1.0
-                elif self._layer[p] not in main:
-                    yield p, "sign" if norm == "adamw" else "euclidean", group["auxiliary_scale"] or 1.0
 
     def _learn(self, before: list[tuple[Tensor, str, float, Tensor, Tensor]]) -> None:
         """Lhat_i from the gradients on the same batch before and after; a layer's norm is the largest of its parameters' (in units of one lr),
         so its dual is their sum."""
+        exact = isinstance(self._schedule, Auto) and self._schedule.exact
+        dual, length = (dual_norm, primal_norm) if exact else (nearly_dual_norm, nearly_primal_norm)
         size, change, moved = ([0.0] * self.layers for _ in range(3))
         for p, norm, scale, X, g in before:
             i = self._layer[p]
             if p.grad is None:
                 continue
             which: Any = norm
-            size[i] += scale * float(dual_norm(g.double(), which))
-            change[i] += scale * float(dual_norm((full(p.grad) - g).double(), which))
-            moved[i] = max(moved[i], float(primal_norm((full(p.detach()) - X).double(), which)) / scale)
+            size[i] += scale * float(dual(g, which))
+            change[i] += scale * float(dual(full(p.grad) - g, which))
+            moved[i] = max(moved[i], float(length(full(p.detach()) - X, which)) / scale)
         pairs = [list(layer) for layer in self._memory["smoothness"]]
         for i in range(self.layers):
             if moved[i] > 0 and math.isfinite(change[i]):
@@ -632,24 +629,31 @@ class DropMuon(Optimizer):
         self._remember({**self._memory, "smoothness": learnt["smoothness"], "cutoffs": learnt["cutoffs"]})
 
     def _note_time(self) -> None:
-        if self._timing is None:
+        """Steps of "auto" are timed until each cutoff has been often enough; then the saving is judged by them."""
+        if not self._timing or not isinstance(self._schedule, Auto):
+            return
+        start, times = int(np.flatnonzero(self._mask)[0]), self._memory["times"]
+        if len(times.get(start, ())) > self._schedule.rounds:
             return
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         seconds = time.perf_counter() - self._began
-        times = {s: list(values) for s, values in self._memory["times"].items()}
-        times.setdefault(self._timing, []).append(seconds)
-        self._remember({**self._memory, "times": times})
+        self._remember({**self._memory, "times": {**times, start: [*times.get(start, ()), seconds]}})
+        if self._memory["cutoffs"] is not None and len(self._memory["times"][start]) == self._schedule.rounds + 1:
+            self._choose()
 
     def costs(self) -> CostModel | None:
-        """C_f and c_i as given or measured so far; None before."""
+        """C_f and c_i as given, or as the times so far say (layers beyond the deepest timed cutoff count as C_f); None before."""
         auto = self._schedule if isinstance(self._schedule, Auto) else Auto()
         if auto.costs is not None:
             return CostModel(auto.costs[0], tuple(auto.costs[1:]))
-        times = {int(s): values[1:] for s, values in self._memory["times"].items()}  # the first one warms up
-        if not times or not all(times.values()) or 0 not in times or self.layers - 1 not in times:
+        times = {
+            int(s): values[1:] for s, values in self._memory["times"].items() if len(values) > 2
+        }  # the first warms up
+        if 0 not in times:
             return None
-        return fit_costs(times, self.layers)
+        deepest = max(times)
+        return fit_costs({**times, self.layers - 1: times[deepest]}, self.layers)
 
     def smoothness(self) -> list[float] | None:
         """L_i (b,) as estimated now; None before."""
@@ -665,14 +669,23 @@ class DropMuon(Optimizer):
         return None if costs is None else 1 - predicted_ratio(self._distribution.inclusion, costs.forward, costs.layers)
 
     def _choose(self) -> None:
-        costs, L = self.costs(), self.smoothness()
-        if not isinstance(self._schedule, Auto) or costs is None or L is None:
+        """The optimal probabilities for the estimates; every layer where the times that are known promise too little."""
+        auto, L = self._schedule, self.smoothness()
+        estimates = max(len(layer) for layer in self._memory["smoothness"])
+        if (
+            not isinstance(auto, Auto) or L is None or estimates < 2
+        ):  # the first one, after a few steps, is of the start alone
             return
-        chosen = self._schedule.choose(L, costs.forward, costs.layers)
-        p = np.asarray(getattr(chosen, "p", None) or getattr(chosen, "probabilities", None))
+        costs, radius = self.costs(), float(self.param_groups[0]["lr"])
+        wanted = auto.inclusion(L)
+        starts = np.flatnonzero(np.diff(wanted, prepend=0.0) > 0.05).tolist() if auto.suffix else [0]
+        timed = auto.costs is not None or all(len(self._memory["times"].get(s, ())) > 2 for s in {0, *starts})
+        if timed and costs is not None:
+            chosen = auto.choose(L, costs.forward, costs.layers, sizes(self._memory["smoothness"]), radius)
+        else:  # try it: the steps are timed while they train
+            chosen = auto.choose(L, 0.0, np.ones(self.layers), sizes(self._memory["smoothness"]), radius)
+        p = np.asarray(chosen.p if isinstance(chosen, Cutoffs) else chosen.probabilities)  # type: ignore[attr-defined]
         p = shared_draws(p, self.device)  # ranks measure different times: rank 0 decides
-        if not self._schedule.suffix and len(p) and p.sum() == 1 and p[0] == 1:
-            p = np.ones(self.layers)  # the full update, as coins
         self._remember({**self._memory, "cutoffs": p.tolist()})
 
     def norm_of(self, parameter: Tensor) -> str:

@@ -31,8 +31,8 @@ class Options:
     """Look ahead along the momentum."""
     weight_decay: float = 0.0
     """Decoupled weight decay, of drawn layers only."""
-    lr_compensation: float = 0.0
-    """c: layers that are drawn with probability P step by lr / P^c."""
+    lr_compensation: float | None = None
+    """c: layers that are drawn with probability P step by lr / P^c; default 1 with auto, else 0."""
     norm: Literal["", "spectral", "sign", "euclidean", "adamw", "sgd"] = ""
     """The norm of every parameter's step; default spectral for matrices and kernels, AdamW for the rest."""
     scale: Literal["original", "match_rms_adamw", "none"] = "original"
@@ -102,7 +102,7 @@ def method(options: Options) -> Any:
         not options.lr > 0
         or not 0 <= options.momentum < 1
         or options.weight_decay < 0
-        or not 0 <= options.lr_compensation <= 1
+        or not 0 <= (options.lr_compensation or 0.0) <= 1
     ):
         raise ValueError("expected lr > 0, momentum of [0, 1), weight_decay >= 0, lr_compensation of [0, 1]")
     return TrainMuon(

@@ -36,7 +36,7 @@ def certify_training(problem: MuonTask, method: TrainMuon, state: DropMuonState)
     rows = list(parameter_layers(arm))
     settings: dict[str, Any] = {
         "sampling": method.sampling, "lr": method.lr, "momentum": method.momentum, "nesterov": method.nesterov, "weight_decay": method.weight_decay,
-        "lr_compensation": method.lr_compensation, "scale": method.scale, "ns_steps": method.ns_steps, "batch": method.batch,
+        "lr_compensation": method.compensation, "scale": method.scale, "ns_steps": method.ns_steps, "batch": method.batch,
         "seed": state.streams.seed, "names": [r[0] for r in rows], "layers": [r[1] for r in rows], "norms": [r[2] for r in rows],
     }  # fmt: skip
     if method.sampling == "epoch-shift":
@@ -124,7 +124,7 @@ def _audited(
                 continue
             before = parts["weights"][i].double().reshape(g.shape)
             moved = parts["after"][i].double().reshape(g.shape) - before
-            rate = method.lr / max(float(P[settings["layers"][i]]), 1e-12) ** method.lr_compensation
+            rate = method.lr / max(float(P[settings["layers"][i]]), 1e-12) ** method.compensation
             wanted = _step(
                 method,
                 settings["norms"][i],

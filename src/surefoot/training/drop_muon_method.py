@@ -77,7 +77,7 @@ class TrainMuon(Method[MuonTask, DropMuonState, dict[str, Tensor]]):
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 0.0
-    lr_compensation: float = 0.0
+    lr_compensation: float | None = None
     norm: str | None = None
     scale: str = "original"
     ns_steps: int = 5
@@ -93,11 +93,16 @@ class TrainMuon(Method[MuonTask, DropMuonState, dict[str, Tensor]]):
         if self.sampling not in ("uniform", "full", "auto", "epoch-shift"):
             raise ValueError(f"sampling is {self.sampling!r}; expected uniform, full, auto or epoch-shift")
 
+    @property
+    def compensation(self) -> float:
+        """c in lr / P^c."""
+        return float(self.sampling == "auto") if self.lr_compensation is None else self.lr_compensation
+
     # ---- building ------------------------------------------------------------------------------------------------------
     def schedule(self, costs: list[float]) -> LayerSchedule:
         """The sampling, with counted costs for "auto"."""
         if self.sampling == "auto":
-            return Auto(costs=tuple(costs))
+            return Auto(costs=tuple(costs), exact=True)
         if self.sampling == "epoch-shift":
             return EpochShift(self.epochs, steps_per_epoch=max(1, -(-self.horizon // self.epochs)))
         return as_schedule(self.sampling)
@@ -111,7 +116,7 @@ class TrainMuon(Method[MuonTask, DropMuonState, dict[str, Tensor]]):
         how: dict[str, Any] = {"scale": self.scale}
         optimizer = DropMuon(
             groups, self.lr, sampling=sampling, momentum=self.momentum, nesterov=self.nesterov, weight_decay=self.weight_decay,
-            lr_compensation=self.lr_compensation, ns_steps=self.ns_steps, seed=seed, **how,
+            lr_compensation=self.compensation, ns_steps=self.ns_steps, seed=seed, **how,
         )  # fmt: skip
         return Arm(model.train(), optimizer)
 

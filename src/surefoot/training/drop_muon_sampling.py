@@ -27,7 +27,7 @@ import numpy as np
 
 __all__ = [
     "Auto", "Cutoffs", "EpochShift", "Full", "Independent", "LayerDistribution", "LayerSchedule", "Scheduled", "Subsets", "Uniform",
-    "as_schedule", "epoch_shift", "optimal_cutoffs", "optimal_inclusion", "predicted_ratio",
+    "as_schedule", "epoch_shift", "optimal_cutoffs", "optimal_inclusion", "predicted_ratio", "steps_ratio",
 ]  # fmt: skip
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -171,6 +171,19 @@ def predicted_ratio(inclusion: Any, forward: float, layers: Any) -> float:
     return float((forward + np.asarray(inclusion, dtype=float) @ c) / (forward + c.sum()))
 
 
+def steps_ratio(inclusion: Any, smoothness: Any, sizes: Any, radius: float) -> float:
+    """Steps needed over those of the full update, by the guaranteed decrease of a step of fixed radius t:
+
+    ``sum_i (t |g_i|* - L_i t^2 / 2)`` in full, ``sum_i (t |g_i|* - L_i t^2 / (2 P_i))`` with layers drawn with P_i and steps t / P_i.
+    Infinite where the second is not positive; 1 where the first is not, so that nothing is known.
+    """
+    P, every, g = (np.asarray(x, dtype=float) for x in (inclusion, smoothness, sizes))
+    L = np.where(g > 0, every, 0.0)  # layers that step in no norm have no terms
+    full = float((radius * g - L * radius**2 / 2).sum())
+    dropped = float((radius * g - L * radius**2 / (2 * P)).sum())
+    return 1.0 if full <= 0 else math.inf if dropped <= 0 else full / dropped
+
+
 # ---- schedules: which distribution at which step ---------------------------------------------------------------------
 @runtime_checkable
 class LayerSchedule(Protocol):
@@ -229,13 +242,19 @@ class Scheduled:
 class Auto:
     """The cost-optimal cutoffs from smoothness estimated and costs measured during the run; full where that would gain little.
 
+    The saving is that of the time: the cost ratio times the `steps_ratio` of the guaranteed decreases, since a step that does less is worth
+    less. Until the smoothness was estimated once, and wherever the saving would be small, every layer is updated. The steps of a chosen
+    distribution are timed while they train; once each likely cutoff was seen, a saving that the times do not confirm is given up.
+
     Args:
-        least_gain: predicted saving below which every layer is updated.
-        probe_every: steps between two estimates of the smoothness (dense at first: after 1, 2, 4, 8 ... steps). An estimate costs one
-            gradient more, on the same batch.
+        least_gain: saving, predicted from times, below which every layer is updated.
+        probe_every: steps between two estimates of the smoothness, after those at steps 4 and 20. One costs a gradient and two
+            orthogonalisations more, on the same batch.
         costs: (C_f, c_0, ..., c_{b-1}) in any unit; None measures them.
-        rounds: so often every cutoff is timed at the start.
+        rounds: so often a cutoff is timed (after a step that warms up) before its time counts.
         suffix: False draws each layer alone, with P_i = L_i / max L.
+        least_inclusion: no layer is drawn less often, nor steps further than lr over it: estimates are secants of a few batches.
+        exact: dual norms by singular values instead of the Polar Express (a few per cent); dear for large matrices.
     """
 
     least_gain: float = 0.03
@@ -243,8 +262,12 @@ class Auto:
     costs: tuple[float, ...] | None = None
     rounds: int = 4
     suffix: bool = True
+    least_inclusion: float = 0.25
+    exact: bool = False
 
     def __post_init__(self) -> None:
+        if not 0 < self.least_inclusion <= 1:
+            raise ValueError(f"least_inclusion is {self.least_inclusion}; expected a number of (0, 1]")
         if not 0 <= self.least_gain < 1 or self.probe_every < 1 or self.rounds < 2:
             raise ValueError("expected least_gain of [0, 1), probe_every >= 1, rounds >= 2")
         if self.costs is not None and (len(self.costs) < 2 or not all(c >= 0 and math.isfinite(c) for c in self.costs)):
@@ -256,14 +279,25 @@ class Auto:
 
     def probes(self, k: int) -> bool:
         """Whether the smoothness is estimated at step k."""
-        return k > 0 and (k % self.probe_every == 0 or (k < self.probe_every and k & (k - 1) == 0))
+        return k > 0 and (k % self.probe_every == 0 or (k in (4, 20) and k < self.probe_every))
 
-    def choose(self, smoothness: Any, forward: float, layers: Any) -> LayerDistribution:
-        """The distribution for what is known now."""
-        P = optimal_inclusion(smoothness, suffix=self.suffix)
-        if 1 - predicted_ratio(P, forward, layers) < self.least_gain:
-            return Full().at(0, 0, len(P))
-        return optimal_cutoffs(smoothness) if self.suffix else Independent(tuple(P.tolist()))
+    def inclusion(self, smoothness: Any) -> Array:
+        """P (b,): the optimum, no layer below `least_inclusion`."""
+        return np.maximum(optimal_inclusion(smoothness, suffix=self.suffix), self.least_inclusion)
+
+    def choose(
+        self, smoothness: Any, forward: float, layers: Any, sizes: Any = None, radius: float = 0.0
+    ) -> LayerDistribution:
+        """The distribution for what is known now.
+
+        Args:
+            sizes, radius: dual gradient norms (b,) and lr; with them the saving is that of the time, cost ratio times `steps_ratio`.
+        """
+        P = self.inclusion(smoothness)
+        steps = 1.0 if sizes is None else steps_ratio(P, smoothness, sizes, radius)
+        if 1 - predicted_ratio(P, forward, layers) * steps < self.least_gain:
+            return Full().at(0, 0, len(P)) if self.suffix else Independent((1.0,) * len(P))
+        return Cutoffs(tuple(np.diff(P, prepend=0.0).tolist())) if self.suffix else Independent(tuple(P.tolist()))
 
 
 def as_schedule(sampling: Any) -> LayerSchedule:

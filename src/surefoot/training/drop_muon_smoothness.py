@@ -12,17 +12,28 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["KEPT", "current", "generalised"]
+__all__ = ["KEPT", "current", "generalised", "sizes"]
 
 KEPT = 64
 RECENT = 5
 
 
 def current(pairs: Sequence[Sequence[tuple[float, float]]]) -> list[float] | None:
-    """L_i (b,) now, from (|g_i|*, Lhat_i) pairs by layer; None while a layer has none."""
-    if not pairs or any(not layer for layer in pairs):
+    """L_i (b,) now, from (|g_i|*, Lhat_i) pairs by layer; None without any.
+
+    A layer without estimates (AdamW trains it) shares the constant of the next layer that has some, or of the one before at the end.
+    """
+    own = [max(statistics.median(L for _, L in layer[-RECENT:]), 1e-30) if layer else None for layer in pairs]
+    known = [i for i, L in enumerate(own) if L is not None]
+    if not known:
         return None
-    return [max(statistics.median(L for _, L in layer[-RECENT:]), 1e-30) for layer in pairs]
+    nearest = [next((j for j in known if j >= i), known[-1]) for i in range(len(own))]
+    return [float(own[j] or 0.0) for j in nearest]
+
+
+def sizes(pairs: Sequence[Sequence[tuple[float, float]]]) -> list[float]:
+    """|g_i|* (b,) now; 0 for layers without estimates."""
+    return [statistics.median(g for g, _ in layer[-RECENT:]) if layer else 0.0 for layer in pairs]
 
 
 def generalised(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:

@@ -137,7 +137,7 @@ def _thresholds(problem: Curvature, answer: Rates, needed: tuple[str, ...]) -> l
         claims.append(Claim(
             name="trains",
             statement=f"Smallest factor, over the batch sizes, between the largest tried rate at which {problem.plan.trained} steps of descent keep the loss within "
-            "twice its start, and the predicted local threshold; it is shown, not predicted.",
+            "twice its start and the outputs different from row to row, and the predicted local threshold; it is shown, not predicted.",
             value=float(np.nanmin(answer.trains / answer.rate)), kind="measured", check="trains", evidence=needed,
         ))  # fmt: skip
     return claims

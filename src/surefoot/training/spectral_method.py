@@ -28,6 +28,7 @@ TURNS, NUDGE = 200, 1e-5  # linearised steps until the direction has settled, at
 SETTLED = 0.02  # part of the perturbation that still turns elsewhere; the factor is right to its square
 LADDER = math.sqrt(2)  # ratio of neighbouring rates in the search for one that still trains
 LOST = 2.0  # a run whose loss has grown beyond this factor no longer trains
+DEAD = 0.1  # spread of the outputs over rows, against the start's, below which a network has died
 LONGEST, BELOW = 22, 6  # rungs, the first an eighth of the predicted rate
 
 
@@ -269,15 +270,16 @@ def _gradient(problem: Curvature, rows: Tensor, dtype: torch.dtype = torch.float
 
 
 def still_trains(problem: Curvature, size: int, rate: float, streams: Streams) -> bool:
-    """Whether plain descent with fresh batches ends with at most twice the loss on all rows that it began with."""
+    """Whether plain descent with fresh batches ends with at most twice the loss on all rows that it began with, and outputs that still tell rows apart."""
     flat, losses = Flattened(problem.model), problem.losses
     w = flat.vector()
 
-    def whole(w: Tensor) -> float:
+    def whole(w: Tensor) -> tuple[float, float]:
         with torch.no_grad():
-            return float(losses(flat(w, problem.inputs), problem.targets).mean())
+            outputs = flat(w, problem.inputs)
+            return float(losses(outputs, problem.targets).mean()), float(outputs.flatten(1).std(dim=0).mean())
 
-    before = whole(w)
+    before, spread = whole(w)
     for t in range(problem.plan.trained):
         rows = problem.batch(streams.numpy("train", size, t), size)
         x, y = problem.inputs[rows], problem.targets[rows]
@@ -286,7 +288,8 @@ def still_trains(problem: Curvature, size: int, rate: float, streams: Streams) -
         w = w.detach() - rate * gradient
         if not bool(torch.isfinite(w).all()):
             return False
-    return whole(w) <= LOST * before
+    after, left = whole(w)
+    return after <= LOST * before and left >= DEAD * spread
 
 
 def _ladder(problem: Curvature, size: int, rate: float, streams: Streams) -> list[float]:

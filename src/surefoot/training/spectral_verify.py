@@ -429,7 +429,8 @@ def _descends(case: _Case, size: int, rate: float) -> bool:
     flat, losses = Flattened(problem.model), problem.losses
     w = flat.vector()
     with torch.no_grad():
-        before = float(losses(flat(w, problem.inputs), problem.targets).mean())
+        first = flat(w, problem.inputs)
+        before = float(losses(first, problem.targets).mean())
     for t in range(problem.plan.trained):
         rows = torch.from_numpy(np.sort(case.streams.numpy("train", size, t).choice(problem.rows, size, replace=False)))
         x, y = problem.inputs[rows], problem.targets[rows]
@@ -437,7 +438,9 @@ def _descends(case: _Case, size: int, rate: float) -> bool:
         if not bool(torch.isfinite(w).all()):
             return False
     with torch.no_grad():
-        return float(losses(flat(w, problem.inputs), problem.targets).mean()) <= 2 * before
+        last = flat(w, problem.inputs)
+        alive = float(last.flatten(1).std(dim=0).mean()) >= 0.1 * float(first.flatten(1).std(dim=0).mean())
+        return alive and float(losses(last, problem.targets).mean()) <= 2 * before
 
 
 CHECKS: Mapping[str, Check] = {

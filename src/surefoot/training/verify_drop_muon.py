@@ -23,7 +23,7 @@ from surefoot.training.drop_muon_problem import LeastSquares, MuonTask
 
 Array = np.ndarray[Any, np.dtype[Any]]
 QUINTIC = (3.4445, -4.7750, 2.0315)
-LEAST_GAIN, DECAYS, RECENT, EVERY = 0.03, (0.9, 0.95), 5, 100
+LEAST_GAIN, LEAST_SHARE, DECAYS, RECENT, EVERY = 0.03, 0.25, (0.9, 0.95), 5, 100
 
 
 def _require(truth: Any, why: str) -> None:
@@ -68,7 +68,7 @@ class _Run:
 
     def probing(self, k: int) -> bool:
         auto = self.settings["sampling"] == "auto" and len(self.costs) > 2
-        return auto and k > 0 and (k % EVERY == 0 or (k < EVERY and bin(k).count("1") == 1))
+        return auto and k > 0 and (k % EVERY == 0 or k in (4, 20))
 
     def batch(self, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         (size,) = _numbers(self.settings, "batch")
@@ -203,8 +203,9 @@ def sampling(claim: Claim, dossier: Dossier) -> Verdict:
     _check_costs(run)
     audits, b = dossier.evidence["audits.npz"], len(run.costs) - 1
     found: list[list[float]] = [[] for _ in range(b)]
-    ratio = 1.0
+    large: list[list[float]] = [[] for _ in range(b)]
     p: Array = np.eye(b)[0]
+    (lr,) = _numbers(run.settings, "lr")
     for place, step in enumerate(audits["step"]):
         if not run.probing(int(step)):
             continue
@@ -212,12 +213,17 @@ def sampling(claim: Claim, dossier: Dossier) -> Verdict:
             np.allclose(run.era(int(step)), p, atol=0.05),
             f"the probabilities before step {int(step)} are not those of the estimates",
         )
-        for i, secant in enumerate(_secants(run, audits, place, int(step))):
+        for i, (secant, size) in enumerate(zip(*_secants(run, audits, place, int(step)), strict=True)):
             found[i].append(secant)
-        L = np.array([float(np.median(values[-RECENT:])) for values in found])
+            large[i].append(size)
+        L = _shared([float(np.median(values[-RECENT:])) for values in found])
         ratio, P = _cheapest(L, run.costs)
-        p = np.diff(P, prepend=0.0) if 1 - ratio >= LEAST_GAIN else np.eye(b)[0]
-        if abs(1 - ratio - LEAST_GAIN) < 2e-3 and int(step) + 1 < len(run.masks):  # on the edge either is right
+        ratio *= _more_steps(P, L, np.array([float(np.median(values[-RECENT:])) for values in large]), lr)
+        enough = max(len(values) for values in found) >= 2
+        p = np.diff(P, prepend=0.0) if enough and 1 - ratio >= LEAST_GAIN else np.eye(b)[0]
+        if (
+            enough and abs(1 - ratio - LEAST_GAIN) < 5e-3 and int(step) + 1 < len(run.masks)
+        ):  # on the edge either is right
             p = run.era(int(step) + 1)
     last = int(max((s for s in audits["step"] if run.probing(int(s))), default=-1))
     if last + 1 < len(run.masks):
@@ -230,37 +236,57 @@ def sampling(claim: Claim, dossier: Dossier) -> Verdict:
     return compare(claim, value, supports="measured", bound=1.0)
 
 
+def _more_steps(P: Array, L: Array, g: Array, lr: float) -> float:
+    """Guaranteed decrease of a full step of radius lr over the expected one of steps lr / P_i of drawn layers."""
+    full = dropped = 0.0
+    for share, bend, size in zip(P, L, g, strict=True):
+        if size > 0:
+            full += lr * size - bend * lr**2 / 2
+            dropped += share * (lr / share * size - bend * (lr / share) ** 2 / 2)
+    return 1.0 if full <= 0 else math.inf if dropped <= 0 else full / dropped
+
+
+def _shared(values: list[float]) -> Array:
+    """Layers that only AdamW or SGD trains take the constant of the next layer with one, or of the last such."""
+    out, ahead = np.array(values), math.nan
+    for i in range(len(out))[::-1]:
+        ahead = out[i] if math.isfinite(out[i]) else ahead
+        out[i] = ahead
+    last = out[np.isfinite(out)][-1]
+    return np.where(np.isfinite(out), out, last)
+
+
 def _cheapest(L: Array, costs: Array) -> tuple[float, Array]:
     """min C_f t + c q over q_i >= L_i, q non-decreasing, q_b = t: expected cost times steps; and P = q / t."""
     b = len(L)
     objective = costs[1:].copy()
     objective[-1] += costs[0]
     rises = np.eye(b)[:-1] - np.eye(b)[1:]
+    floors = LEAST_SHARE * np.eye(b)[-1] - np.eye(b)[:-1]  # q_i >= LEAST_SHARE t
     scale = objective.max()
-    best = linprog(objective / scale, A_ub=rises, b_ub=np.zeros(b - 1), bounds=[(x, None) for x in L / L.max()])
+    best = linprog(
+        objective / scale,
+        A_ub=np.vstack([rises, floors]),
+        b_ub=np.zeros(2 * (b - 1)),
+        bounds=[(x, None) for x in L / L.max()],
+    )
     _require(best.x is not None, "the linear program has no solution")
     full = costs.sum()
     return float(best.fun * scale / full), best.x / best.x[-1]
 
 
-def _secants(run: _Run, audits: Mapping[str, Array], place: int, k: int) -> list[float]:
-    """|g(X+) - g(X)|* / |X+ - X| by layer, in norms in which a step has length lr."""
+def _secants(run: _Run, audits: Mapping[str, Array], place: int, k: int) -> tuple[list[float], list[float]]:
+    """|g(X+) - g(X)|* / |X+ - X| and |g(X)|* by layer, in norms in which a step has length lr."""
     b = len(run.costs) - 1
     before, after, buffers = audits["weights"][place], audits["after"][place], audits["buffers"][place]
     g, h = run.gradient(before, buffers, k), run.gradient(after, buffers, k)
-    main = {
-        layer for layer, norm in zip(run.layers, run.norms, strict=True) if norm in ("spectral", "sign", "euclidean")
-    }
-    change, moved, offset = np.zeros(b), np.zeros(b), 0
+    change, moved, sizes, offset = np.zeros(b), np.zeros(b), np.zeros(b), 0
     for a, c, layer, norm in zip(g, h, run.layers, run.norms, strict=True):
         d = after[offset : offset + a.size].astype(float) - before[offset : offset + a.size]
         offset += a.size
         if norm in ("adamw", "sgd"):
-            if layer in main:
-                continue
-            scale, norm = 0.1, "sign" if norm == "adamw" else "euclidean"
-        else:
-            scale = _scale(run, a.shape) if norm == "spectral" else 1.0
+            continue
+        scale = _scale(run, a.shape) if norm == "spectral" else 1.0
         e = (c - a).reshape(a.shape[0], -1)
         d = d.reshape(e.shape)
         if norm == "spectral":
@@ -270,8 +296,15 @@ def _secants(run: _Run, audits: Mapping[str, Array], place: int, k: int) -> list
                 (np.abs(e).sum(), np.abs(d).max()) if norm == "sign" else (np.linalg.norm(e), np.linalg.norm(d))
             )
         change[layer] += scale * float(dual)
+        flat = a.reshape(e.shape)
+        ways = {
+            "spectral": lambda M: np.linalg.norm(M, "nuc"),
+            "sign": lambda M: np.abs(M).sum(),
+            "euclidean": np.linalg.norm,
+        }
+        sizes[layer] += scale * float(ways[norm](flat))
         moved[layer] = max(moved[layer], float(size) / scale)
-    return (change / moved).tolist()
+    return [c / m if m > 0 else math.nan for c, m in zip(change, moved, strict=True)], sizes.tolist()
 
 
 # ---- steps -------------------------------------------------------------------------------------------------------------

