@@ -23,22 +23,21 @@ made = cache(scene)
 
 def handle(request: dict[str, Any]) -> dict[str, Any]:
     s = made(request["data"])
-    seconds, worst = 0.0, 0.0
+    seconds, worst, size = 0.0, 0.0, (s["width"], s["height"])
     with torch.no_grad():
-        ours = rasterize(
-            *s["tensors"],
-            s["view"][None],
-            s["matrix"][None],
-            s["width"],
-            s["height"],
-            settings=Settings(focal=s["focal"]),
-        ).image[0]
+        points, delta, sigma, opacity, colors = s["tensors"]
+        settings = Settings(focal=s["focal"])
+        found = rasterize(
+            points, delta, sigma, opacity, colors, s["view"][None], s["matrix"][None], *size, settings=settings
+        )
+        ours = found.image[0]
     for row in s["rows"]:
-        leaves = [t.double().requires_grad_() for t in s["tensors"]]
+        points, delta, sigma, opacity, colors = (t.double().requires_grad_() for t in s["tensors"])
         pixels = torch.stack([torch.arange(s["width"]), torch.full((s["width"],), int(row))], dim=1)
         began = time.perf_counter()
         image, _ = render_reference(
-            *leaves, s["view"], s["matrix"], s["width"], s["height"], focal=s["focal"], threshold=1 / 255, stop=1e-4, pixels=pixels
+            points, delta, sigma, opacity, colors, s["view"], s["matrix"], *size, focal=s["focal"], threshold=1 / 255, stop=1e-4,
+            pixels=pixels,
         )  # fmt: skip
         image.square().sum().backward()
         seconds += time.perf_counter() - began

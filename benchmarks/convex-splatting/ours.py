@@ -20,14 +20,17 @@ made = cache(scene)
 
 def handle(request: dict[str, Any]) -> dict[str, Any]:
     s = made(request["data"])
-    leaves = [t.clone().requires_grad_() for t in s["tensors"]]
+    points, delta, sigma, opacity, colors = (t.clone().requires_grad_() for t in s["tensors"])
+    camera = (s["view"][None], s["matrix"][None], s["width"], s["height"])
+    pairs = 0
     settings = Settings(focal=s["focal"], threads=request["render_threads"])
     began = time.perf_counter()
     for _ in range(request["times"]):
-        shown = rasterize(*leaves, s["view"][None], s["matrix"][None], s["width"], s["height"], settings=settings)
+        shown = rasterize(points, delta, sigma, opacity, colors, *camera, settings=settings)
         shown.image.square().sum().backward()
+        pairs = shown.pairs
     seconds = (time.perf_counter() - began) / request["times"]
-    value = {"convexes": len(leaves[0]), "pixels": s["width"] * s["height"], "pairs": shown.pairs}
+    value = {"convexes": len(points), "pixels": s["width"] * s["height"], "pairs": pairs}
     return {"seconds": seconds, "value": value}
 
 
