@@ -131,7 +131,7 @@ class Arm:
                 return loss
 
             cpu, wall = time.process_time(), time.perf_counter()
-            if len(self.optimizers) == 1:
+            if self.method == "auto":  # it calls the closure once more now and then
                 loss = self.optimizers[0].step(closure)
             else:
                 loss = closure()

@@ -132,7 +132,7 @@ def steps(bench: Bench) -> None:
         times: dict[int, list[float]] = {s: [] for s in range(b)}
         runs: list[tuple[int, float]] = []
         arm.advance(6)
-        for _ in range(4 if bench.quick else 14):
+        for _ in range(4 if bench.quick else 8):
             for s in range(b):
                 drop.draw_exactly(range(s, b))
                 times[s].append(arm.advance(1)["cpu"][0])
