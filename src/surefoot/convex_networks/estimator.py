@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Literal, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -68,6 +70,8 @@ class _ConvexNetwork(BaseEstimator):
         result = solve(problem, self.method(), seed=seed, certify=self.certify)
         if result.status is Status.INTERRUPTED:
             raise KeyboardInterrupt("interrupted while fitting")
+        if result.status is Status.STOPPED:
+            warnings.warn(result.reason, ConvergenceWarning, stacklevel=3)
         self.network_: Network = result.answer
         self.program_ = problem
         self.certificate_ = result.certificate
