@@ -330,18 +330,18 @@ def test_auto_measures_and_decides():
         return loss
 
     before = optimizer.inclusion
-    for _ in range(5):
+    for _ in range(21):
         optimizer.step(closure)
     L = optimizer.smoothness()
     assert before == [1.0, 1.0]
     assert L[0] < 0.5 * L[1]
-    assert optimizer.inclusion[0] == pytest.approx(L[0] / max(L), rel=0.5)
+    assert optimizer.inclusion[0] == pytest.approx(max(L[0] / max(L), 0.25), rel=1e-6)
     assert optimizer.predicted_saving() > 0.03
 
 
 def test_auto_times_what_it_chose_and_gives_up_what_times_do_not_confirm(monkeypatch):
     """The clock is ours: leaving the first layer alone saves half a step, or nothing."""
-    for saves, chosen in ((True, 0.2), (False, 1.0)):
+    for saves, chosen in ((True, 0.25), (False, 1.0)):
         x = [nn.Parameter(torch.randn(4, 4, dtype=torch.float64)) for _ in range(3)]
         optimizer = DropMuon(x, lr=1e-3, norm="euclidean", sampling=Auto(rounds=2), seed=1)
         now = [0.0]
@@ -354,9 +354,9 @@ def test_auto_times_what_it_chose_and_gives_up_what_times_do_not_confirm(monkeyp
             now[0] += 2.0 if optimizer.drawn[0] == 0 or not saves else 1.0
             return loss
 
-        for _ in range(5):
+        for _ in range(21):
             optimizer.step(closure)
-        assert optimizer.inclusion == pytest.approx([0.2, 1.0, 1.0])  # tried
+        assert optimizer.inclusion == pytest.approx([0.25, 1.0, 1.0])  # tried
         for _ in range(40):
             optimizer.step(closure)
         assert optimizer.inclusion == pytest.approx([chosen, 1.0, 1.0])
@@ -382,8 +382,9 @@ def test_smoothness_of_a_quadratic_is_found():
     assert optimizer.inclusion == pytest.approx([1.0, 1.0, 1.0])  # the new distribution is that of the next draw
     assert all(torch.equal(p, q) for p, q in zip(before, x, strict=True))
     assert optimizer.steps_done == 0
-    optimizer.step(closure)
-    assert optimizer.inclusion == pytest.approx([0.2, 1.0, 1.0], rel=1e-6)
+    for _ in range(5):
+        optimizer.step(closure)
+    assert optimizer.inclusion == pytest.approx([0.25, 1.0, 1.0], rel=1e-6)
     for _ in range(25):
         optimizer.step(closure)
     assert optimizer.generalised_smoothness(1)[0] == pytest.approx(5.0, rel=1e-6)

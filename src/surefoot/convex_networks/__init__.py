@@ -5,7 +5,9 @@ from surefoot._lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        "estimator": ["ConvexReLUClassifier", "ConvexReLURegressor"],
         "problem": ["Network", "PatternProgram", "Scaling", "make_program"],
+        "sampled": ["Sampled", "train_sampled"],
         "training": ["ConvexTraining"],
         "patterns": ["PatternSet", "cell_count", "sample_patterns"],
         "export": ["read_network", "to_onnx", "to_torch", "write_network"],

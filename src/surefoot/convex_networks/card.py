@@ -194,6 +194,20 @@ def _tiny_table() -> tuple[Any, Any]:
     return values, np.where(values[:, 0] * values[:, 1] > 0, 1.0, -1.0)
 
 
+def quick_classifier() -> Any:
+    """`ConvexReLUClassifier` small enough for the dozens of fits of scikit-learn's checks."""
+    from surefoot.convex_networks.estimator import ConvexReLUClassifier
+
+    return ConvexReLUClassifier(patterns=8, tolerance=1e-3, certify=False)
+
+
+def quick_regressor() -> Any:
+    """`ConvexReLURegressor`, small likewise."""
+    from surefoot.convex_networks.estimator import ConvexReLURegressor
+
+    return ConvexReLURegressor(patterns=8, tolerance=1e-3, certify=False)
+
+
 def tiny_inputs(folder: Path) -> Mapping[str, str]:
     """A CSV of 16 rows, two columns and a class."""
     values, labels = _tiny_table()
@@ -240,4 +254,5 @@ CARD = System(
     tiny_options={"arrangements": 6, "local_runs": 2, "local_width": 4, "local_steps": 30, "penalty": 0.01, "tolerance": 1e-4,
                   "candidates": 6, "rounds": 2, "global_tolerance": 1e-5, "holdout": 0.25},
     tiny_inputs=tiny_inputs,
+    estimators=("surefoot.convex_networks.card:quick_classifier", "surefoot.convex_networks.card:quick_regressor"),
 )  # fmt: skip

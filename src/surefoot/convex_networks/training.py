@@ -143,7 +143,8 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
             return state
         if state.phase == "begin":
             self._begin(problem, state)
-        for _ in range(state.room(self.block)):
+        # an interior-point iteration is a block of work in itself
+        for _ in range(state.room(1 if self.chosen(problem) == "interior" else self.block)):
             if self._iterate(problem, state):
                 self._close(problem, state)
                 if state.phase == "done":

@@ -63,7 +63,6 @@ from surefoot.training.drop_muon_sampling import (
     Independent,
     LayerDistribution,
     as_schedule,
-    optimal_inclusion,
     predicted_ratio,
 )
 from surefoot.training.drop_muon_smoothness import KEPT, current, generalised, sizes
@@ -672,10 +671,13 @@ class DropMuon(Optimizer):
     def _choose(self) -> None:
         """The optimal probabilities for the estimates; every layer where the times that are known promise too little."""
         auto, L = self._schedule, self.smoothness()
-        if not isinstance(auto, Auto) or L is None:
+        estimates = max(len(layer) for layer in self._memory["smoothness"])
+        if (
+            not isinstance(auto, Auto) or L is None or estimates < 2
+        ):  # the first one, after a few steps, is of the start alone
             return
         costs, radius = self.costs(), float(self.param_groups[0]["lr"])
-        wanted = optimal_inclusion(L, suffix=auto.suffix)
+        wanted = auto.inclusion(L)
         starts = np.flatnonzero(np.diff(wanted, prepend=0.0) > 0.05).tolist() if auto.suffix else [0]
         timed = auto.costs is not None or all(len(self._memory["times"].get(s, ())) > 2 for s in {0, *starts})
         if timed and costs is not None:

@@ -253,6 +253,7 @@ class Auto:
         costs: (C_f, c_0, ..., c_{b-1}) in any unit; None measures them.
         rounds: so often a cutoff is timed (after a step that warms up) before its time counts.
         suffix: False draws each layer alone, with P_i = L_i / max L.
+        least_inclusion: no layer is drawn less often, nor steps further than lr over it: estimates are secants of a few batches.
         exact: dual norms by singular values instead of the Polar Express (a few per cent); dear for large matrices.
     """
 
@@ -261,9 +262,12 @@ class Auto:
     costs: tuple[float, ...] | None = None
     rounds: int = 4
     suffix: bool = True
+    least_inclusion: float = 0.25
     exact: bool = False
 
     def __post_init__(self) -> None:
+        if not 0 < self.least_inclusion <= 1:
+            raise ValueError(f"least_inclusion is {self.least_inclusion}; expected a number of (0, 1]")
         if not 0 <= self.least_gain < 1 or self.probe_every < 1 or self.rounds < 2:
             raise ValueError("expected least_gain of [0, 1), probe_every >= 1, rounds >= 2")
         if self.costs is not None and (len(self.costs) < 2 or not all(c >= 0 and math.isfinite(c) for c in self.costs)):
@@ -277,6 +281,10 @@ class Auto:
         """Whether the smoothness is estimated at step k."""
         return k > 0 and (k % self.probe_every == 0 or (k in (4, 20) and k < self.probe_every))
 
+    def inclusion(self, smoothness: Any) -> Array:
+        """P (b,): the optimum, no layer below `least_inclusion`."""
+        return np.maximum(optimal_inclusion(smoothness, suffix=self.suffix), self.least_inclusion)
+
     def choose(
         self, smoothness: Any, forward: float, layers: Any, sizes: Any = None, radius: float = 0.0
     ) -> LayerDistribution:
@@ -285,11 +293,11 @@ class Auto:
         Args:
             sizes, radius: dual gradient norms (b,) and lr; with them the saving is that of the time, cost ratio times `steps_ratio`.
         """
-        P = optimal_inclusion(smoothness, suffix=self.suffix)
+        P = self.inclusion(smoothness)
         steps = 1.0 if sizes is None else steps_ratio(P, smoothness, sizes, radius)
         if 1 - predicted_ratio(P, forward, layers) * steps < self.least_gain:
             return Full().at(0, 0, len(P)) if self.suffix else Independent((1.0,) * len(P))
-        return optimal_cutoffs(smoothness) if self.suffix else Independent(tuple(P.tolist()))
+        return Cutoffs(tuple(np.diff(P, prepend=0.0).tolist())) if self.suffix else Independent(tuple(P.tolist()))
 
 
 def as_schedule(sampling: Any) -> LayerSchedule:

@@ -23,7 +23,7 @@ from surefoot.training.drop_muon_problem import LeastSquares, MuonTask
 
 Array = np.ndarray[Any, np.dtype[Any]]
 QUINTIC = (3.4445, -4.7750, 2.0315)
-LEAST_GAIN, DECAYS, RECENT, EVERY = 0.03, (0.9, 0.95), 5, 100
+LEAST_GAIN, LEAST_SHARE, DECAYS, RECENT, EVERY = 0.03, 0.25, (0.9, 0.95), 5, 100
 
 
 def _require(truth: Any, why: str) -> None:
@@ -219,8 +219,11 @@ def sampling(claim: Claim, dossier: Dossier) -> Verdict:
         L = _shared([float(np.median(values[-RECENT:])) for values in found])
         ratio, P = _cheapest(L, run.costs)
         ratio *= _more_steps(P, L, np.array([float(np.median(values[-RECENT:])) for values in large]), lr)
-        p = np.diff(P, prepend=0.0) if 1 - ratio >= LEAST_GAIN else np.eye(b)[0]
-        if abs(1 - ratio - LEAST_GAIN) < 5e-3 and int(step) + 1 < len(run.masks):  # on the edge either is right
+        enough = max(len(values) for values in found) >= 2
+        p = np.diff(P, prepend=0.0) if enough and 1 - ratio >= LEAST_GAIN else np.eye(b)[0]
+        if (
+            enough and abs(1 - ratio - LEAST_GAIN) < 5e-3 and int(step) + 1 < len(run.masks)
+        ):  # on the edge either is right
             p = run.era(int(step) + 1)
     last = int(max((s for s in audits["step"] if run.probing(int(s))), default=-1))
     if last + 1 < len(run.masks):
@@ -259,8 +262,14 @@ def _cheapest(L: Array, costs: Array) -> tuple[float, Array]:
     objective = costs[1:].copy()
     objective[-1] += costs[0]
     rises = np.eye(b)[:-1] - np.eye(b)[1:]
+    floors = LEAST_SHARE * np.eye(b)[-1] - np.eye(b)[:-1]  # q_i >= LEAST_SHARE t
     scale = objective.max()
-    best = linprog(objective / scale, A_ub=rises, b_ub=np.zeros(b - 1), bounds=[(x, None) for x in L / L.max()])
+    best = linprog(
+        objective / scale,
+        A_ub=np.vstack([rises, floors]),
+        b_ub=np.zeros(2 * (b - 1)),
+        bounds=[(x, None) for x in L / L.max()],
+    )
     _require(best.x is not None, "the linear program has no solution")
     full = costs.sum()
     return float(best.fun * scale / full), best.x / best.x[-1]
