@@ -43,6 +43,7 @@ class Arm:
             setting["network"], x, setting["classes"], setting["width"], setting["depth"], setting["seed"]
         )
         self.model: nn.Module = built.train()
+        self.flat: list[tuple[Tensor, Tensor]] = []
         self.optimizers = self._optimizers()
         self.k = 0
 
@@ -72,6 +73,9 @@ class Arm:
         if self.method == "kj":
             from muon import SingleDeviceMuonWithAuxAdam  # type: ignore[import-not-found]
 
+            # 0.1.0 flattens a kernel's update and then adds it to the kernel as it is, which fails: it gets the kernels as matrices
+            self.flat = [(p, nn.Parameter(p.data.view(len(p), -1))) for p in spectral if p.ndim > 2]
+            spectral = [p for p in spectral if p.ndim == 2] + [q for _, q in self.flat]
             return [
                 SingleDeviceMuonWithAuxAdam(
                     [
@@ -122,8 +126,7 @@ class Arm:
             kept: list[Tensor] = []
 
             def closure(x: Tensor = x, y: Tensor = y, kept: list[Tensor] = kept) -> Tensor:
-                for optimizer in self.optimizers:
-                    optimizer.zero_grad()
+                self.model.zero_grad()
                 logits = self.model(x)
                 kept.append(logits.detach())
                 loss = nn.functional.cross_entropy(logits.flatten(0, -2), y.flatten())
@@ -131,10 +134,12 @@ class Arm:
                 return loss
 
             cpu, wall = time.process_time(), time.perf_counter()
-            if len(self.optimizers) == 1:
+            if self.method == "auto":  # it calls the closure once more now and then
                 loss = self.optimizers[0].step(closure)
             else:
                 loss = closure()
+                for kernel, matrix in self.flat:
+                    matrix.grad = None if kernel.grad is None else kernel.grad.view(len(kernel), -1)
                 for optimizer in self.optimizers:
                     optimizer.step()
             out["cpu"].append(time.process_time() - cpu)

@@ -194,7 +194,7 @@ def tune(variant: Variant, data: Any, left: Any) -> tuple[dict[str, float], list
         runs.append(cell(variant, dict.fromkeys(methods, lr), 0, data, path))
     target = max(target_of(run["logs"][variant.yardstick]) for run in runs)
     best: dict[str, float] = {}
-    for method in (variant.yardstick, *[m for m in variant.methods if m != "kj"]):
+    for method in (variant.yardstick, *[m for m in variant.methods if m in runs[0]["logs"]]):
 
         def worth(run: dict[str, Any], method: str = method) -> tuple[int, float]:
             log = run["logs"][method]

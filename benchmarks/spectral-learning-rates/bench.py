@@ -77,7 +77,10 @@ def prediction(bench: Bench, name: str) -> None:
     rows = []
     for steps in (30, 300):
         network = train(make(name, 28, Streams(0)), x, y, Streams(0), steps=steps)
-        found = solve(Curvature(network, x, y, plan=plan), MeasureRates(), certify=False).answer
+        ended = solve(Curvature(network, x, y, plan=plan), MeasureRates(), certify=False)
+        if not ended.status.good:
+            raise SystemExit(f"{name}: {ended.reason}; nothing is recorded")
+        found = ended.answer
         for j, size in enumerate(found.batch):
             rows.append({
                 "training steps": steps, "batch": int(size), "measured": found.measured[j], "standard error": found.spread[j],

@@ -41,11 +41,13 @@ def headline(reader: RunReader) -> str:
 
 
 def figures(reader: RunReader) -> Sequence[Figure]:
-    """Noise a round, delta over epsilon, the released gradient with its bounds."""
+    """Noise a round where there are differences, the released gradient with its bounds, delta over epsilon."""
     if not reader.has("evidence/ledger.json"):
         return []
-    drawn = [_noise(reader)] if reader.has("evidence/releases.npz") else []
-    return [*drawn, _curve(reader), *([_gradient(reader)] if reader.has("evidence/releases.npz") else [])]
+    if not reader.has("evidence/releases.npz"):
+        return [_curve(reader)]
+    differences = reader.evidence("plan.json")["restart"] > 1  # without any the noise of a round is one number
+    return [*([_noise(reader)] if differences else []), _gradient(reader), _curve(reader)]
 
 
 def _multipliers(reader: RunReader) -> dict[str, tuple[float, int]]:
@@ -121,8 +123,6 @@ def _noise(reader: RunReader) -> Figure:
     text = (
         "Noise in the running estimate, anchors as dots, the noise that each difference adds, and what the same budget would give on plain "
         "noisy gradients over as many rounds."
-        if between.any()
-        else "Every round is a noisy gradient (restart 1), so this run is plain noisy gradient descent."
     )
     return Figure(
         "noise", text, canvas, alt="Noise of the gradient estimate over the rounds beside plain noisy gradient descent"

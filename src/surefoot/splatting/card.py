@@ -151,10 +151,17 @@ def method(options: Options) -> Any:
 
 
 def run(options: Options, problem: Any, run: RunDir | None) -> Result[Any]:
-    """Training, then the certificate."""
+    """Training, then the certificate. torch gets one thread: its others would wait busily beside the rasteriser's."""
+    import torch
+
     from surefoot.core.solve import solve
 
-    return solve(problem, method(options), run=run)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return solve(problem, method(options), run=run)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def tiny_capture() -> Any:

@@ -51,13 +51,12 @@ def fit_costs(times: Mapping[int, Sequence[float]], layers: int) -> CostModel:
     Args:
         times: seconds of steps, by first updated layer; cutoff 0 and b - 1 must be there.
     """
-    from scipy.optimize import isotonic_regression
-
     known = sorted(s for s, values in times.items() if values)
     if not known or known[0] != 0 or known[-1] != layers - 1:
         raise ValueError(f"times of the cutoffs {known}; expected at least those of 0 and {layers - 1}")
     medians = [statistics.median(times[s]) for s in known]
-    falling = isotonic_regression(medians, weights=[len(times[s]) for s in known], increasing=False).x
+    above, below = np.maximum.accumulate(medians[::-1])[::-1], np.minimum.accumulate(medians)
+    falling = (above + below) / 2  # both fall, and are the medians where these do
     T = np.interp(np.arange(layers), known, falling)
     c = [*(T[:-1] - T[1:]).tolist(), 0.0]
     return CostModel(float(T[-1]), tuple(c))
