@@ -37,7 +37,7 @@ class Options:
     """"fixed" keeps the hyperplanes drawn; "auto" prices others in until a bound over all of them is close."""
     arrangements: int = 50
     """Hyperplanes drawn to begin with."""
-    rounds: int = 12
+    rounds: int = 20
     """Most rounds of pricing."""
     solver: Literal["auto", "interior", "admm", "published", "coordinate"] = "auto"
     """Of one convex program: structured interior point, ADMM, or the paper's algorithms as they stand."""

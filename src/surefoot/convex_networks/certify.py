@@ -85,8 +85,12 @@ def _dual(problem: PatternProgram, state: ConvexState) -> dict[str, Any]:
 def _global(problem: PatternProgram, state: ConvexState) -> dict[str, Any]:
     assert state.largest is not None
     assert state.where is not None
-    assert state.z is not None
-    return {"largest": state.largest.cpu().numpy(), "where": state.where.cpu().numpy(), "z": state.z.T.cpu().numpy()}
+    assert state.bound_z is not None
+    return {
+        "largest": state.largest.cpu().numpy(),
+        "where": state.where.cpu().numpy(),
+        "z": state.bound_z.T.cpu().numpy(),
+    }
 
 
 # ---- claims --------------------------------------------------------------------------------------------------

@@ -73,6 +73,7 @@ class ConvexState(State):
     global_lower: float = -float("inf")
     largest: Tensor | None = None  # (C,) bound or best value of |z'(Xu)_+|, and where (C, d)
     where: Tensor | None = None
+    bound_z: Tensor | None = None  # the multipliers of the best bound over all patterns
     exact: bool = False
     why: str = ""
     solver: Any = transient()  # noqa: RUF009 - a dataclass field
@@ -253,9 +254,9 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
             lower -= float(problem.loss.conjugate(-theta * z, problem.targets[:, column]).sum())
             largest.append(top)
             where.append(best / torch.linalg.vector_norm(best))
-        if lower >= state.global_lower or state.largest is None:
-            state.global_lower = lower
-        state.largest, state.where, state.exact = torch.tensor(largest, dtype=X.dtype), torch.stack(where), exact
+        if lower >= state.global_lower or state.largest is None:  # bounds need not improve from round to round
+            state.global_lower, state.exact, state.bound_z = lower, exact, state.z
+            state.largest, state.where = torch.tensor(largest, dtype=X.dtype), torch.stack(where)
         priced = torch.cat(found)
         if len(priced) == 0:
             return priced
