@@ -135,7 +135,8 @@ class Arm:
 
             cpu, wall = time.process_time(), time.perf_counter()
             if self.method == "auto":  # it calls the closure once more now and then
-                loss = self.optimizers[0].step(closure)
+                optimizer: Any = self.optimizers[0]  # torch states closures of floats
+                loss = optimizer.step(closure)
             else:
                 loss = closure()
                 for kernel, matrix in self.flat:
