@@ -135,8 +135,8 @@ class Arm:
 
             cpu, wall = time.process_time(), time.perf_counter()
             if self.method == "auto":  # it calls the closure once more now and then
-                optimizer: Any = self.optimizers[0]  # torch states closures of floats
-                loss = optimizer.step(closure)
+                whole: Any = self.optimizers[0]  # torch states closures of floats
+                loss = whole.step(closure)
             else:
                 loss = closure()
                 for kernel, matrix in self.flat:
