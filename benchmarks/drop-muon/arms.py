@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,11 @@ def networks() -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def _closed(optimizer: Any, closure: Callable[..., Tensor]) -> Tensor:
+    """The loss of a step that evaluates it itself (torch states closures of floats)."""
+    return optimizer.step(closure)
 
 
 class Arm:
@@ -135,8 +141,7 @@ class Arm:
 
             cpu, wall = time.process_time(), time.perf_counter()
             if self.method == "auto":  # it calls the closure once more now and then
-                whole: Any = self.optimizers[0]  # torch states closures of floats
-                loss = whole.step(closure)
+                loss = _closed(self.optimizers[0], closure)
             else:
                 loss = closure()
                 for kernel, matrix in self.flat:
