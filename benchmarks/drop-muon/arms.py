@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,15 @@ class Arm:
         generator = torch.Generator().manual_seed(1000 * int(self.setting["seed"]) + k // per_epoch)
         return torch.randperm(n, generator=generator)[(k % per_epoch) * size :][:size]
 
+    def _loss(self, x: Tensor, y: Tensor, kept: list[Tensor]) -> Tensor:
+        """The loss of a batch with its gradients; the logits are added to `kept`."""
+        self.model.zero_grad()
+        logits = self.model(x)
+        kept.append(logits.detach())
+        loss = nn.functional.cross_entropy(logits.flatten(0, -2), y.flatten())
+        loss.backward()
+        return loss
+
     def advance(self, steps: int) -> dict[str, list[float]]:
         """Seconds of this process and of the wall, and accuracy and loss of the batch before its update, for every step."""
         out: dict[str, list[float]] = {"cpu": [], "wall": [], "accuracy": [], "loss": []}
@@ -130,15 +140,7 @@ class Arm:
             rows = self._rows(self.k)
             x, y = self.x[rows], self.y[rows]
             kept: list[Tensor] = []
-
-            def closure(x: Tensor = x, y: Tensor = y, kept: list[Tensor] = kept) -> Tensor:
-                self.model.zero_grad()
-                logits = self.model(x)
-                kept.append(logits.detach())
-                loss = nn.functional.cross_entropy(logits.flatten(0, -2), y.flatten())
-                loss.backward()
-                return loss
-
+            closure = partial(self._loss, x, y, kept)
             cpu, wall = time.process_time(), time.perf_counter()
             if self.method == "auto":  # it calls the closure once more now and then
                 loss = _closed(self.optimizers[0], closure)
