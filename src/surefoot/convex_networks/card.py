@@ -240,7 +240,7 @@ CARD = System(
     presets={
         "default": Options(),
         "tour": Options(
-            patterns="fixed", arrangements=16, local_runs=2, local_width=16, local_steps=300, tolerance=5e-5
+            patterns="fixed", arrangements=16, local_runs=1, local_width=16, local_steps=150, tolerance=5e-5
         ),
         "paper": Options(patterns="fixed", solver="published", arrangements=36, penalty=1e-4, iterations=1000, local_runs=0),
     },
