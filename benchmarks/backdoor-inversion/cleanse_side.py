@@ -16,16 +16,17 @@ import matplotlib
 import matplotlib.cm
 import numpy as np
 import torch
+from torch import library
 
-register = torch.library.register_fake
+register = library.register_fake
 
 
 def skip_torchvision(name, *args, **kwargs):
-    """The index's torchvision is built for another torch; none of its operators is used here."""
+    """The torchvision at hand is built for another torch; none of its operators is used here."""
     return (lambda function: function) if str(name).startswith("torchvision::") else register(name, *args, **kwargs)
 
 
-torch.library.register_fake = skip_torchvision
+library.register_fake = skip_torchvision  # type: ignore[assignment]
 matplotlib.cm.get_cmap = matplotlib.colormaps.get_cmap  # type: ignore[attr-defined]
 from trojanvision.defenses.backdoor.model_inspection.neural_cleanse import NeuralCleanse  # noqa: E402
 from trojanzoo.utils.metric import normalize_mad  # noqa: E402
