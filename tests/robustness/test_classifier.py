@@ -262,3 +262,24 @@ def test_the_training_noise_is_fresh_in_every_epoch() -> None:
     train(Spy(64, 2), torch.zeros(8, *SHAPE), np.zeros(8, dtype=int), noise=1.0, epochs=2, batch=8)
     assert len(seen) == 2
     assert not torch.equal(seen[0].sort(0).values, seen[1].sort(0).values)
+
+
+def test_a_recipe_in_train_mode_is_refused_where_it_matters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "modal_recipes.py").write_text(
+        "from torch import nn\n"
+        "def plain(): return nn.Sequential(nn.Flatten(), nn.Linear(16, 3))\n"
+        "def dropout(): return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(16, 3))\n"
+        "def ready(): return dropout().eval()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    images = torch.rand(4, 1, 4, 4)
+
+    def load(name: str):
+        inputs = Inputs(trust=True)
+        inputs.give({"model": f"modal_recipes:{name}"})
+        return load_classifier(inputs, images, sigma=0.5)
+
+    assert not load("plain").model.training
+    assert not load("ready").model.training
+    with pytest.raises(ValueError, match=r"train mode.*dropout"):
+        load("dropout")

@@ -24,6 +24,11 @@ from surefoot.robustness.problem import Classifier, LabelledImages
 __all__ = ["load_classifier", "load_images", "load_weights"]
 
 FORMATS = (".safetensors", ".pt2", ".onnx")
+# layers that train mode makes random or dependent on the batch
+MODAL = (
+    nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.RReLU, nn.BatchNorm1d,
+    nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm,
+)  # fmt: skip
 
 
 def load_images(inputs: Inputs, role: str = "images") -> tuple[LabelledImages, ImageTable]:
@@ -39,7 +44,8 @@ def load_classifier(
     """The classifier that the inputs `model` and `weights` describe.
 
     - a recipe ``module:factory`` whose factory returns a `torch.nn.Module` (or a callable, or a whole `Classifier`), with weights
-      from ``.safetensors`` or ``.pt`` where given; it is put into eval mode;
+      from ``.safetensors`` or ``.pt`` where given; with dropout or normalisation by the
+      batch in train mode it is refused unless `allow_train_mode`;
     - ``.pt2``, a torch exported program with a free batch size;
     - ``.onnx``, run by onnxruntime (extra `onnx`); not differentiable;
     - ``.safetensors`` written by `surefoot.robustness.networks.save_network`.
@@ -88,7 +94,10 @@ def load_classifier(
             )
     if isinstance(function, nn.Module):
         function = function.to(device=device, dtype=dtype)
-        function = function if allow_train_mode else function.eval()
+        if not any(m.training and isinstance(m, MODAL) for m in function.modules()):
+            function = (
+                function.eval()
+            )  # nothing random or batched in it; else the classifier refuses train mode by name
     known = Constant(lipschitz, "declared", "given by the user") if lipschitz else None
     return Classifier(
         function, shape, _classes(function, images, device, dtype), sigma, lipschitz=known, device=device, dtype=dtype,
