@@ -16,7 +16,7 @@ from surefoot.convex_networks.local import objective_and_gradient
 from surefoot.convex_networks.patterns import pattern_of
 from surefoot.convex_networks.problem import Network, PatternProgram
 from surefoot.convex_networks.recovery import network_value
-from surefoot.core.certificate import Certificate, Claim, Premise, capped
+from surefoot.core.certificate import FLOAT64, Certificate, Claim, Premise, capped
 
 if TYPE_CHECKING:
     from surefoot.convex_networks.training import ConvexState, ConvexTraining
@@ -108,6 +108,7 @@ def _network_claim(value: float, upper: float) -> Claim:
         bound=upper,
         tolerance=tolerance,
         kind="proved",
+        premises=(FLOAT64,),
         outcome="holds" if held else "fails",
         reason="" if held else "the network's own patterns cost more than the program's",
         check="network",
@@ -127,6 +128,7 @@ def _gap_claim(state: ConvexState, evidence: dict[str, Any]) -> Claim:
         relation="<=",
         bound=PROGRAM_GAP,
         kind="proved",
+        premises=(FLOAT64,),
         outcome="holds" if held else "fails",
         reason="" if held else "the program was not solved to that gap within the iterations",
         check="program_gap",
@@ -138,7 +140,7 @@ def _global_claim(problem: PatternProgram, value: float, state: ConvexState, fou
     lower = global_lower(problem, found["z"], found["largest"])
     gap = (value - lower) / max(abs(value), np.finfo(float).tiny)
     bound = GLOBAL_GAP[state.exact]
-    premises = () if state.exact else (SEARCH,)
+    premises = (FLOAT64,) if state.exact else (FLOAT64, SEARCH)
     held = gap <= bound
     how = "all arrangements of the rows were visited" if state.exact else "by multi-start search, not rigorous"
     return Claim(

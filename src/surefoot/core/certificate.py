@@ -28,6 +28,9 @@ class Premise:
     known: Literal["exact", "declared", "estimated"] = "exact"
 
 
+FLOAT64 = Premise("arithmetic in float64 is taken for exact", "declared")
+
+
 @dataclass(frozen=True)
 class Confidence:
     """The level of a statistical claim, the test or bound behind it, the sample size, and its reach."""
@@ -47,9 +50,8 @@ def capped(kind: Kind, premises: Sequence[Premise]) -> Kind:
 class Claim:
     """One sentence about the answer that a checker can confirm or refute.
 
-    The number `value` stands in `relation` to `bound` up to `tolerance`; a claim without a bound reports a
-    value. `check` is the key of the checker in the card's CHECKS; `evidence` names what it reads: evidence
-    files ("trace.npz"), "answer", or inputs ("input:table").
+    The number `value` stands in `relation` to `bound` up to `tolerance`; a claim without a bound reports a value. `check` is the
+    key of the checker in the card's CHECKS; `evidence` names what it reads: files ("trace.npz"), "answer", inputs ("input:table").
     """
 
     name: str

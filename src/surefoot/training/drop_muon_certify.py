@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from surefoot.core.certificate import Certificate, Claim, Confidence, Premise
+from surefoot.core.certificate import FLOAT64, Certificate, Claim, Confidence, Premise
 from surefoot.numerics.bounds import clopper_pearson_lower
 from surefoot.numerics.spectral_matrix import as_matrix, dual_norm, newton_schulz
 from surefoot.training.drop_muon import shape_scale
@@ -251,12 +251,13 @@ def certify_least_squares(problem: LeastSquares, method: LeastSquaresMuon, state
         Claim(
             name="descent",
             statement="Largest ratio over the steps of the promised decrease sum_{i in S} |g_i|*^2 / 2 L_i to the decrease of f.",
-            value=ratio, bound=1.0, outcome="holds" if ratio <= 1 else "fails", kind="proved", check="descent", evidence=names,
+            value=ratio, bound=1.0, outcome="holds" if ratio <= 1 else "fails", kind="proved", check="descent",
+            premises=(FLOAT64,), evidence=names,
         ),
         Claim(
             name="average",
             statement="Sum over the steps of |g_i|*^2 / 2 L_i over the drawn layers, beside f(X_0) - f(X_K), which it cannot exceed.",
             value=total, bound=values[0] - values[-1], outcome="holds" if total <= values[0] - values[-1] else "fails", kind="proved",
-            check="average", evidence=names,
+            check="average", premises=(FLOAT64,), evidence=names,
         ),
     ), problem.fingerprint(), evidence)  # fmt: skip

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from surefoot.core.certificate import Certificate, Claim, Confidence, Premise
+from surefoot.core.certificate import FLOAT64, Certificate, Claim, Confidence
 from surefoot.numerics.autodiff import Flattened
 from surefoot.records.fingerprint import fingerprint
 from surefoot.training.curvature import CurvatureOperator
@@ -22,7 +22,6 @@ CARD = "spectral-learning-rates"
 SMALL, LARGE = 0.25, 0.10  # how near the prediction shall be: below, and from 128 rows a batch
 MANY = 128
 LOCAL = 0.15
-FLOATS = Premise("arithmetic in float64 is taken for exact", "declared")
 
 
 def certificate(problem: Curvature, state: MeasureState, answer: Rates) -> Certificate:
@@ -87,7 +86,7 @@ def _eigenvalue(values: torch.Tensor, residuals: torch.Tensor, problem: Curvatur
     return Claim(
         name="eigenvalue",
         statement=f"The curvature matrix of the rows has an eigenvalue within this share of {float(values[0]):.6g}: the residual of the stated vector.",
-        value=radius, bound=limit, outcome="holds" if radius <= limit else "fails", kind="proved", premises=(FLOATS,),
+        value=radius, bound=limit, outcome="holds" if radius <= limit else "fails", kind="proved", premises=(FLOAT64,),
         check="eigenvalue", evidence=needed,
     )  # fmt: skip
 
