@@ -97,6 +97,11 @@ def certify_gossip(
 ) -> Certificate:
     """Everything that can be said after a run of `EventGossip`."""
     claims, evidence = answer_claims(net, answer, tolerance)
+    if (switching := state.switching) is not None:
+        from surefoot.decentralized.certify_windows import window_claims
+
+        more, found_evidence = window_claims(net, state, switching, tolerance)
+        return Certificate(CARD, (*claims, *more), problem.fingerprint(), {**evidence, **found_evidence})
     taken = (premise(net),)
     letters = state.letters
     chi1, chi2 = (number * (1 + 1e-10) for number in slowness(net.nodes, net.edges, state.rates))

@@ -191,11 +191,16 @@ def _letters(point: tuple[float, ...], mu: float) -> tuple[tuple[float, ...], fl
 
 def _best_rho(point: tuple[float, ...], mu: float, product: float) -> float:
     """The largest rho / sqrt(mu) at L = 1 with alpha_twin = eta_twin = rho and chi1 = product, chi2 = 1."""
+    return _best(point, mu, product)[0]
+
+
+def _best(point: tuple[float, ...], mu: float, product: float) -> tuple[float, float]:
+    """The same with the k of condition (b)."""
     (nu, alpha, eta, theta, gamma, gamma_twin, delta), root = _letters(point, mu)
     m, M = mu - nu, 1 - nu
     b, at = 2 * gamma_twin / eta, gamma_twin / (theta * nu)
     fixed = b * M * gamma * gamma / 2 + gamma_twin * gamma_twin - 2 * at * delta + at * delta * delta
-    low, high = 0.0, min(alpha, eta)
+    low, high, kept = 0.0, min(alpha, eta), math.inf
     for _ in range(45):
         rho = 0.5 * (low + high)
         k = (2 * alpha - rho) / (4 * alpha * alpha * rho * product) - 1
@@ -205,10 +210,54 @@ def _best_rho(point: tuple[float, ...], mu: float, product: float) -> float:
             q = (1 + 1 / k) * 4 * gamma_twin * alpha * alpha * rho * product / (nu * (alpha - rho)) + rho * at
             first, last, cross = q - (1 - share) * A / (2 * M), fixed + q, at * delta - q - b * gamma / 2
             if first <= 0 and last <= 0 and first * last >= cross * cross:
-                low = rho
+                low, kept = rho, k
                 continue
         high = rho
-    return low / root
+    return low / root, kept
+
+
+@lru_cache(maxsize=64)
+def search_switching(
+    kappa: float, products: tuple[float, ...], keeps: tuple[float, ...], cycle: float
+) -> tuple[tuple[float, ...], float]:
+    """Seven constants at L = 1 and rho with (nearly) the largest rho - (sum of log-prices) / cycle, for graphs that change.
+
+    Args:
+        products: chi1 chi2 of every window.
+        keeps: price of keeping zt into every window.
+        cycle: length of all windows together, units of time.
+    """
+    from scipy.optimize import minimize
+
+    mu, worst = 1 / max(kappa, 1 + 1e-9), max(products) * (1 + 1e-6)
+
+    def gain(point: np.ndarray) -> float:
+        """The decay over a cycle, in units of sqrt(mu)."""
+        (nu, alpha, _, _, _, gamma_twin, _), root = _letters(tuple(point), mu)
+        rho, k = _best(tuple(point), mu, worst)
+        rho *= root
+        if rho <= 0:
+            return -math.inf
+        y_weight = (1 + 1 / k) * 4 * gamma_twin * alpha * rho * worst / (nu * (alpha - rho))
+        spent = 0.0
+        for product, keep in zip(products, keeps, strict=True):
+            restart = 1 + 4 * gamma_twin * alpha * product / nu * (alpha * nu / gamma_twin + 1 / y_weight)
+            spent += math.log(max(1.0, min(keep, restart)))
+        return (rho - spent / cycle) / root
+
+    start = np.array(_search(float(f"{math.log(1 / mu):.6g}"), float(f"{math.log(worst):.6g}"))[0])
+    best, top = start, gain(start)
+    for lower in (0.0, 1.0, 2.0):  # shorter windows want a weaker pull between z and its twin
+        point = start.copy()
+        point[1] -= lower
+        for tries in range(6):
+            simplex = np.vstack([point, point + 0.25 * 0.7**tries * (-1) ** tries * np.eye(7)])
+            options = {"maxfev": 600, "xatol": 1e-7, "fatol": 1e-10, "initial_simplex": simplex}
+            point = minimize(lambda v: -gain(v), point, method="Nelder-Mead", options=options).x
+        if gain(point) > top:
+            best, top = point, gain(point)
+    letters, root = _letters(tuple(best), mu)
+    return letters, _best_rho(tuple(best), mu, worst) * root * (1 - 1e-6)
 
 
 @lru_cache(maxsize=256)

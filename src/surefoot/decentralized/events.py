@@ -29,6 +29,11 @@ class Events:
     def __len__(self) -> int:
         return len(self.what)
 
+    def before(self, end: float) -> Events:
+        """Those before a time."""
+        count = int(np.searchsorted(self.times, end))
+        return Events(self.what[:count], self.times[:count])
+
 
 @dataclass(frozen=True, eq=False)
 class Clocks:

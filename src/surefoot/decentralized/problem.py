@@ -19,6 +19,7 @@ import torch
 from surefoot.core.problem import Consensus, Objective
 from surefoot.data.linear_model import LinearModel
 from surefoot.decentralized.graphs import edge_list, plain_graph
+from surefoot.decentralized.schedule import Schedule, schedule_of
 from surefoot.numerics.losses import Loss, Squared
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -46,6 +47,7 @@ class Network:
         known: how the two are known.
         rows: the nodes' rows where all are linear models, else None.
         objectives: the nodes' objectives.
+        schedule: the windows of a graph that changes over time, else None.
     """
 
     names: tuple[str, ...]
@@ -56,6 +58,7 @@ class Network:
     known: str
     rows: tuple[LocalRows, ...] | None
     objectives: tuple[Objective, ...]
+    schedule: Schedule | None = None
 
     @cached_property
     def quadratics(self) -> tuple[tuple[Array, Array], ...] | None:
@@ -165,8 +168,9 @@ def network(problem: Consensus) -> Network:
         ranks = ("exact", "declared", "estimated")
         known = max(known, mu.known, top.known, key=ranks.index)
     return Network(
-        names, edge_list(plain), dims[0], lowest, highest, known, _linear_rows(problem.objectives), problem.objectives
-    )
+        names, edge_list(plain), dims[0], lowest, highest, known, _linear_rows(problem.objectives), problem.objectives,
+        schedule_of(plain),
+    )  # fmt: skip
 
 
 def _linear_rows(objectives: Sequence[Objective]) -> tuple[LocalRows, ...] | None:

@@ -103,14 +103,23 @@ def decays(
     return "" if is_positive_semidefinite(negated) else "the quadratic form of the decay is not negative semidefinite"
 
 
+def eleven_letters(stored: Mapping[str, Any]) -> dict[str, float]:
+    """The stored constants.
+
+    Raises:
+        ValueError: they are not the eleven letters, or not finite.
+    """
+    constants = {name: float(stored["constants"][name]) for name in LETTERS}
+    if set(stored["constants"]) != set(LETTERS) or not all(map(math.isfinite, constants.values())):
+        raise ValueError("the constants are not the eleven letters, or not finite")
+    return constants
+
+
 def _dynamics(net: Network, dossier: Dossier) -> tuple[dict[str, float], Mapping[str, Any], tuple[float, float]]:
     stored = dossier.evidence["dynamics.json"]
     if stored["engine"] not in ENGINES:
         raise ValueError(f"there is no engine {stored['engine']!r}")
-    constants = {name: float(stored["constants"][name]) for name in LETTERS}
-    if set(stored["constants"]) != set(LETTERS) or not all(map(math.isfinite, constants.values())):
-        raise ValueError("the constants are not the eleven letters, or not finite")
-    return constants, stored, proved_slowness(net, rates_of(net, dossier), stored)
+    return eleven_letters(stored), stored, proved_slowness(net, rates_of(net, dossier), stored)
 
 
 def _proved_rate(net: Network, dossier: Dossier) -> tuple[dict[str, float], Mapping[str, Any], tuple[float, float]]:
@@ -135,7 +144,7 @@ def rate(claim: Claim, dossier: Dossier) -> Verdict:
     return compare(claim, float(stored["rho"]), supports=kind_of(net), rtol=1e-12)
 
 
-def _potential(net: Network, c: Mapping[str, float], stored: Mapping[str, Any], chi1: float, dossier: Dossier) -> float:
+def potential(net: Network, c: Mapping[str, float], stored: Mapping[str, Any], chi1: float, dossier: Dossier) -> float:
     """factor Phi(0) of the mean-square bound, from the gradients at the mean of the start."""
     start = np.asarray(dossier.evidence["start.npz"]["start"], dtype=np.float64)
     if start.shape != (net.nodes, net.dim) or not np.isfinite(start).all():
@@ -163,7 +172,7 @@ def mean_square(claim: Claim, dossier: Dossier) -> Verdict:
     time = float(stored["time"])
     if not 0 <= time < math.inf:
         return refute(claim, "the time is not finite")
-    value = _potential(net, c, stored, chi[0], dossier) * math.exp(-float(stored["rho"]) * time)
+    value = potential(net, c, stored, chi[0], dossier) * math.exp(-float(stored["rho"]) * time)
     return compare(claim, value, supports=kind_of(net), rtol=1e-6)
 
 
@@ -171,8 +180,18 @@ def sufficient_time(claim: Claim, dossier: Dossier) -> Verdict:
     """log(factor Phi(0) / (goal^2 p)) / rho, by Ville's inequality for the supermartingale exp(rho t) Phi(t)."""
     net = network_of(dossier)
     c, stored, chi = _proved_rate(net, dossier)
+    goal, failure = require_goal(claim, stored)
+    value = math.log(potential(net, c, stored, chi[0], dossier) / (goal**2 * failure)) / float(stored["rho"])
+    return compare(claim, value, supports=kind_of(net), rtol=1e-6)
+
+
+def require_goal(claim: Claim, stored: Mapping[str, Any]) -> tuple[float, float]:
+    """The stored goal and failure probability, which the statement must name.
+
+    Raises:
+        ValueError: it names others.
+    """
     goal, failure = float(stored["goal"]), float(stored["failure"])
     if f"within {goal:g} " not in claim.statement or f"probability {1 - failure:g} " not in claim.statement:
-        return refute(claim, "the statement speaks of another goal or probability")
-    value = math.log(_potential(net, c, stored, chi[0], dossier) / (goal**2 * failure)) / float(stored["rho"])
-    return compare(claim, value, supports=kind_of(net), rtol=1e-6)
+        raise ValueError("the statement speaks of another goal or probability")
+    return goal, failure
