@@ -393,9 +393,7 @@ class _Rasterize(torch.autograd.Function):
         return (*out, d_colors, d_background, *(None,) * 8)
 
 
-def _bound(
-    frame: _Frame, colors: Tensor, background: Tensor, left: Tensor, missed: Tensor, listed: float
-) -> Tensor:
+def _bound(frame: _Frame, colors: Tensor, background: Tensor, left: Tensor, missed: Tensor, listed: float) -> Tensor:
     """Range of the colours times what was left out: alpha T of skipped samples, T where a pixel stopped, alpha of unlisted convexes."""
     launcher, p = frame.launcher, frame.prepared
     wp, array, cameras = launcher.wp, launcher.array, len(background)
