@@ -45,6 +45,10 @@ class Options:
     """Larger means fewer exchanges and more gradients: the product chi1 chi2 of the rates."""
     constants: Literal["certified", "paper"] = "certified"
     """Constants with the largest certified rate, or the published ones."""
+    batch: int = 0
+    """Rows a gradient, drawn with replacement (0: all); the run ends at the floor that their noise leaves."""
+    caution: float = 1.0
+    """With --batch, > 1: smaller steps for a lower floor."""
     compat: Literal["", "paper"] = ""
     """"paper" takes constants, product and rates as published."""
     engine: Literal["auto", "warp", "numpy", "reference"] = "auto"
@@ -131,6 +135,8 @@ def require_possible(options: Options, problem: Any) -> None:
         raise ValueError("the graph changes over time, for which there is the simulated asynchronous method only")
     if options.processes and options.algorithm != "dadao":
         raise ValueError(f"--processes runs the asynchronous method only, not {options.algorithm}")
+    if options.batch and (options.processes or options.algorithm != "dadao"):
+        raise ValueError("--batch is for the simulated asynchronous method")
     if options.processes and not all(math.isfinite(v) and v > 0 for v in (options.unit, options.seconds)):
         raise ValueError(f"unit is {options.unit} and seconds is {options.seconds}; expected finite numbers > 0")
     if options.steps < 1:
@@ -149,7 +155,7 @@ def method(options: Options) -> Any:
         return Rounds(options.algorithm, tolerance=options.tolerance)
     return EventGossip(
         tolerance=options.tolerance, constants=options.constants, product=options.product, rates=options.rates,
-        engine=options.engine, compat=options.compat,
+        engine=options.engine, compat=options.compat, batch=options.batch, caution=options.caution,
     )  # fmt: skip
 
 
@@ -162,7 +168,7 @@ def run(options: Options, problem: Any, run: RunDir | None) -> Result[Any]:
 
         return run_async(problem, method(options), seconds=options.seconds, unit=options.unit)
     result = solve(problem, method(options), budget=Budget(steps=options.steps), run=run)
-    if options.beside and options.algorithm == "dadao":
+    if options.beside and options.algorithm == "dadao" and not options.batch:
         from surefoot.decentralized.beside import with_peers
 
         return with_peers(result, problem, options.tolerance)

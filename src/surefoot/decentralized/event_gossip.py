@@ -17,7 +17,7 @@ from surefoot.core.certificate import Certificate
 from surefoot.core.method import Look, Method, State, Status, transient
 from surefoot.core.problem import Consensus
 from surefoot.core.random import Streams
-from surefoot.decentralized import kernel, levels, reference
+from surefoot.decentralized import kernel, levels, minibatch, reference
 from surefoot.decentralized.constants import Constants, certified_constants, certified_rate, paper_constants
 from surefoot.decentralized.events import Clocks, Events
 from surefoot.decentralized.flow import require_no_resonance
@@ -52,6 +52,8 @@ class GossipState(State):
     visit: int = 0  # windows begun since the start, less one
     within: int = 0  # events of this window so far
     until: float = math.inf  # when it ends
+    settled: bool = False  # with mini-batches: the bound's transient part is small against its floor
+    quiet: Any = transient()  # noqa: RUF009 (it is dataclasses.field)
     net: Network | None = transient()  # noqa: RUF009 (it is dataclasses.field)
     compiled: Any = transient()  # noqa: RUF009 (it is dataclasses.field)
 
@@ -84,6 +86,9 @@ class EventGossip(Method[Consensus, GossipState, Agreement]):
             that can run this problem. A resumed run keeps its engine.
         check_every: units of time between looks at the stopping rule; each costs a gradient a node, counted as `look`.
         design_tolerance: relative gap of optimal rates.
+        batch: rows a gradient, drawn with replacement; 0 takes all. The run then ends at the latest when its bound is within 1 % of the floor
+            that the noise leaves (see `minibatch`).
+        caution: with mini-batches, > 1 takes the constants of so many times the noise: a lower rate and a lower floor.
         compat: "paper" sets constants, product and rates as published.
         block: events a step.
     """
@@ -95,6 +100,8 @@ class EventGossip(Method[Consensus, GossipState, Agreement]):
     engine: Engine = "auto"
     check_every: float = 4.0
     design_tolerance: float = 1e-4
+    batch: int = 0
+    caution: float = 1.0
     compat: Literal["", "paper"] = ""
     block: int = 1024
     horizon: int | None = None
@@ -110,11 +117,17 @@ class EventGossip(Method[Consensus, GossipState, Agreement]):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(get_args(kinds))}")
         if self.block < 1:
             raise ValueError(f"block is {self.block}; expected at least one event")
+        if self.batch < 0:
+            raise ValueError(f"batch is {self.batch}; expected a number of rows, or 0 for all")
+        if not (math.isfinite(self.caution) and self.caution >= 1):
+            raise ValueError(f"caution is {self.caution}; expected a finite number >= 1")
 
     # ---- the five verbs ---------------------------------------------------------------------------------------
 
     def init(self, problem: Consensus, start: Agreement | Array | None, streams: Streams) -> GossipState:
         net = network(problem)
+        if self.batch:
+            minibatch.require_rows(net)
         points = start.points if isinstance(start, Agreement) else np.zeros(net.dim) if start is None else start
         points = require_finite_start(np.asarray(points), net.nodes, net.dim)
         values, more = reference.start_values(points), {}
@@ -141,7 +154,8 @@ class EventGossip(Method[Consensus, GossipState, Agreement]):
         while room > 0:
             take = min(room, every - state.k % every)
             if switching is None:
-                events = Clocks(state.streams, net.nodes, state.rates).draw(state.k, take, state.time)
+                clocks = Clocks(state.streams, net.nodes, state.rates, batch=self.batch, sizes=net.sizes)
+                events = clocks.draw(state.k, take, state.time)
             else:
                 rates = switching.rates[state.visit % len(switching.rates)]
                 clocks = Clocks(state.streams, net.nodes, rates, (state.visit,))
@@ -157,7 +171,7 @@ class EventGossip(Method[Consensus, GossipState, Agreement]):
             state.time, state.k, room = float(events.times[-1]), state.k + take, room - take
             if state.k % every == 0:
                 self._inspect(net, state)
-                if state.distance + state.gap <= self.tolerance or not math.isfinite(state.gap):
+                if state.settled or state.distance + state.gap <= self.tolerance or not math.isfinite(state.gap):
                     break
         return state
 
@@ -166,8 +180,13 @@ class EventGossip(Method[Consensus, GossipState, Agreement]):
             "time": state.time, "distance": state.distance, "gap": state.gap,
             "gradients": float(state.counts.get("gradient", 0)), "exchanges": float(state.counts.get("exchange", 0)),
         }  # fmt: skip
-        done = self.tolerance > 0 and state.distance + state.gap <= self.tolerance
-        return Look(row, Status.CONVERGED if done else None, "every node is proved to be within the tolerance" * done)
+        if self.tolerance > 0 and state.distance + state.gap <= self.tolerance:
+            return Look(row, Status.CONVERGED, "every node is proved to be within the tolerance")
+        if state.settled:
+            return Look(
+                row, Status.CONVERGED, "the bound is within 1 % of the floor that the noise of mini-batches leaves"
+            )
+        return Look(row)
 
     def answer(self, problem: Consensus, state: GossipState) -> Agreement:
         moved = reference.at_time(state.letters, state.values, state.clocks, state.time)
@@ -177,9 +196,8 @@ class EventGossip(Method[Consensus, GossipState, Agreement]):
     def certify(self, problem: Consensus, state: GossipState) -> Certificate:
         from surefoot.decentralized.certify import certify_gossip
 
-        return certify_gossip(
-            problem, self._network(problem, state), state, self.answer(problem, state), self.tolerance
-        )
+        net = self._network(problem, state)
+        return certify_gossip(problem, net, state, self.answer(problem, state), self.tolerance, self.batch)
 
     # ---- parts ------------------------------------------------------------------------------------------------
 
@@ -266,7 +284,8 @@ class EventGossip(Method[Consensus, GossipState, Agreement]):
                 )
             letters = paper_constants(net.mu, net.smoothness, chi1)
         else:
-            letters = certified_constants(net.mu, net.smoothness, chi1, chi2)
+            noise = minibatch.growth(net, self.batch, 1.0) * self.caution if self.batch else 0.0
+            letters = certified_constants(net.mu, net.smoothness, chi1, chi2, noise)
         require_no_resonance(letters)
         if certified_rate(letters, net.mu, net.smoothness, chi1, chi2) is None:
             log.warning("no rate is certified for these constants; the answer is still certified when it is reached")
@@ -292,20 +311,23 @@ class EventGossip(Method[Consensus, GossipState, Agreement]):
             if state.compiled is None:
                 state.compiled = {}
             if window not in state.compiled:
-                state.compiled[window] = kernel.EventKernel(net, letters)
+                state.compiled[window] = kernel.EventKernel(net, letters, batch=self.batch)
             state.compiled[window].advance(state.values, state.clocks, events)
         else:
             module = levels if state.engine == "numpy" else reference
             module.advance(net, letters, state.values, state.clocks, events)
 
-    @staticmethod
-    def _inspect(net: Network, state: GossipState) -> None:
+    def _inspect(self, net: Network, state: GossipState) -> None:
         """Distance and gap at the current time; the state itself is not moved."""
         points = reference.at_time(state.letters, state.values, state.clocks, state.time)[:, reference.X]
         mean = points.mean(axis=0)
         state.gap = float(np.linalg.norm(points - mean, axis=1).max())
         state.distance = float(np.linalg.norm(net.mean_gradient(mean))) / net.mu
         state.count(look=net.nodes)
+        if self.batch and math.isfinite(state.gap):
+            if state.quiet is None:
+                state.quiet = minibatch.Bound.of(net, state.letters, state.rates, self.batch, state.start)
+            state.settled = state.quiet.settled(state.time)
 
 
 def multipliers(design: RateDesign | Array) -> dict[str, Array]:

@@ -75,12 +75,25 @@ class Network:
     def nodes(self) -> int:
         return len(self.names)
 
+    @property
+    def sizes(self) -> np.ndarray[Any, np.dtype[np.int64]] | None:
+        """Rows that every node has (n,), where all are linear models."""
+        return None if self.rows is None else np.array([len(local.targets) for local in self.rows])
+
     def gradient(self, node: int, x: Array) -> Array:
         """grad f_node(x), (d,)."""
         if self.quadratics is not None:
             curvature, linear = self.quadratics[node]
             return curvature @ x - linear
         return np.asarray(self.objectives[node].value_and_grad(torch.from_numpy(x))[1].numpy(), dtype=np.float64)
+
+    def rows_gradient(self, node: int, x: Array, rows: np.ndarray[Any, np.dtype[np.int64]]) -> Array:
+        """The mean gradient of some of the node's rows, with its ridge term (d,)."""
+        assert self.rows is not None
+        local = self.rows[node]
+        features = local.features[rows]
+        slopes = local.loss.derivative(torch.from_numpy(features @ x), torch.from_numpy(local.targets[rows])).numpy()
+        return np.asarray(slopes @ features / len(rows) + local.ridge * x)
 
     def mean_gradient(self, x: Array) -> Array:
         """(1/n) sum_i grad f_i(x), (d,)."""

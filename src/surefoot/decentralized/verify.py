@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from surefoot.core.verify import Check
 from surefoot.decentralized.verify_answer import distance, node_distance, suboptimality
 from surefoot.decentralized.verify_graph import design, gossip
+from surefoot.decentralized.verify_minibatch import floor as floor_batch
+from surefoot.decentralized.verify_minibatch import mean_square as mean_square_batch
+from surefoot.decentralized.verify_minibatch import rate as rate_batch
 from surefoot.decentralized.verify_peers import beside_extra, beside_nids
 from surefoot.decentralized.verify_rate import mean_square, rate, sufficient_time
 from surefoot.decentralized.verify_windows import design as design_windows
@@ -29,6 +32,9 @@ CHECKS: Mapping[str, Check] = {
     "rate-windows": rate_windows,
     "mean-square-windows": mean_square_windows,
     "time-windows": time_windows,
+    "rate-batch": rate_batch,
+    "floor-batch": floor_batch,
+    "mean-square-batch": mean_square_batch,
     "beside-nids": beside_nids,
     "beside-extra": beside_extra,
 }

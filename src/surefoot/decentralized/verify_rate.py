@@ -47,11 +47,13 @@ def decays(
     y_weight: Fraction,
     curvature: tuple[Fraction, Fraction],
     chi: tuple[Fraction, Fraction],
+    noise: Fraction = Fraction(0),
 ) -> str:
     """'' if E Phi decays at rate rho for every problem and graph of these constants; otherwise what fails.
 
     The generator of Phi plus rho Phi is bounded by minus a quadratic form in the centred variables, term by term from the
-    dynamics; the form is positive semidefinite.
+    dynamics; the form is positive semidefinite. With `noise` gradients have a variance of at most noise D_i(x) beside a constant, which every
+    jump term turns into its own share of Phi.
     """
     chi1, chi2 = chi
     m, M = curvature[0] - c["nu"], curvature[1] - c["nu"]
@@ -93,9 +95,12 @@ def decays(
     for factor, v in ((one, xt), (at, yt), (y_weight, y), (cw, w)):
         form.add(rho * factor, v, v)
     # what is left of the Bregman distances, each at least m |x|^2 / 2 and at least |g|^2 / (2 M)
-    left = b * (c["eta"] - rho) + b * c["eta"]
+    spent = noise * (b * M * c["gamma"] ** 2 / 2 + c["gamma_twin"] ** 2 + at * c["delta"] ** 2)
+    if b * (c["eta"] - rho) < spent:
+        return "the noise of the gradients outweighs the decay of the distances"
+    left = b * (c["eta"] - rho) - spent + b * c["eta"]
     share = 2 * c["eta_twin"] / (left * m)
-    if share > 1:
+    if not 0 <= share <= 1:
         return "the distances do not cover the twin of x"
     form.add(-left * share * m / 2, x, x)
     form.add(-left * (1 - share) / (2 * M), g, g)
@@ -115,7 +120,12 @@ def eleven_letters(stored: Mapping[str, Any]) -> dict[str, float]:
     return constants
 
 
-def _dynamics(net: Network, dossier: Dossier) -> tuple[dict[str, float], Mapping[str, Any], tuple[float, float]]:
+def dynamics(net: Network, dossier: Dossier) -> tuple[dict[str, float], Mapping[str, Any], tuple[float, float]]:
+    """The constants, all that is stored, and (chi1, chi2), proved.
+
+    Raises:
+        ValueError: they are not what they should be.
+    """
     stored = dossier.evidence["dynamics.json"]
     if stored["engine"] not in ENGINES:
         raise ValueError(f"there is no engine {stored['engine']!r}")
@@ -123,7 +133,7 @@ def _dynamics(net: Network, dossier: Dossier) -> tuple[dict[str, float], Mapping
 
 
 def _proved_rate(net: Network, dossier: Dossier) -> tuple[dict[str, float], Mapping[str, Any], tuple[float, float]]:
-    constants, stored, chi = _dynamics(net, dossier)
+    constants, stored, chi = dynamics(net, dossier)
     exact = {name: Fraction(value) for name, value in constants.items()}
     rho, weight = Fraction(float(stored["rho"])), Fraction(float(stored["y_weight"]))
     curvature = Fraction(net.mu), Fraction(net.smoothness)
@@ -137,7 +147,7 @@ def rate(claim: Claim, dossier: Dossier) -> Verdict:
     """The Lyapunov inequality in exact rationals, for the constants, the curvatures and the graph."""
     net = network_of(dossier)
     if claim.outcome == "undecided":
-        _dynamics(net, dossier)
+        dynamics(net, dossier)
         undecided = "rho" not in dossier.evidence["dynamics.json"]
         return compare(claim, None, supports=kind_of(net), undecided=undecided)
     _, stored, _ = _proved_rate(net, dossier)
