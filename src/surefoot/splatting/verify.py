@@ -172,6 +172,8 @@ def check_gradient(claim: Claim, dossier: Dossier) -> Verdict:
     chosen, weights = kept["chosen"], kept["weights"].astype(float)
     if weights.shape != (int(first.sum()), 3) or len(np.unique(chosen)) != len(chosen):
         raise ValueError("gradient.npz holds other weights than there are probes, or a convex twice")
+    if not all(np.isfinite(value).all() for value in kept.values()):
+        raise ValueError("gradient.npz holds values that are not finite")
     brute = _brute(dossier, index)
     column = brute.pixels(*pixels, dossier.answer.threshold, 1e-4)
     seen = brute.order[(column.alpha > 0).any(axis=1)]
