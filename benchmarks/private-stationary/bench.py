@@ -62,7 +62,7 @@ def certified(bench: Bench, file: Path, folder: Path) -> None:
     """Equal budget, equal final queries, equal gradient evaluations."""
     ours = Worker(OURS, bench.threads)
     peers = {s.name: Worker(s, bench.threads) for s in (OPACUS, DIFFPRIVLIB)} if bench.peers else {}
-    rows, runs = [], 1 if bench.quick else 3
+    rows, runs = [], 1 if bench.quick else 10
     first: dict[str, Any] = {}
     for epsilon in EPSILONS:
         searched = epsilon_of(mu_for(epsilon, DELTA) * math.sqrt(1.0 - QUERIES), DELTA)
