@@ -24,7 +24,9 @@ class Options:
     processes: bool = False
     """Run every node as a process of its own, in real time, instead of simulating."""
     graph: str = "florentine"
-    """Graph by name where no file is given: florentine, karate, star:16, grid:4,4, barbell:8, ..."""
+    """Graph by name where no file is given: florentine, karate, star:16, grid:4,4, barbell:8, ...; star:8+cycle:8 changes over time."""
+    window: float = 40.0
+    """How long each graph lasts where there are several and they do not say it, in gradients a node."""
     loss: Literal["squared", "logistic", "huber"] = "squared"
     """Loss of a prediction."""
     ridge: float = 0.1
@@ -43,6 +45,10 @@ class Options:
     """Larger means fewer exchanges and more gradients: the product chi1 chi2 of the rates."""
     constants: Literal["certified", "paper"] = "certified"
     """Constants with the largest certified rate, or the published ones."""
+    batch: int = 0
+    """Rows a gradient, drawn with replacement (0: all); the run ends at the floor that their noise leaves."""
+    caution: float = 1.0
+    """With --batch, > 1: smaller steps for a lower floor."""
     compat: Literal["", "paper"] = ""
     """"paper" takes constants, product and rates as published."""
     engine: Literal["auto", "warp", "numpy", "reference"] = "auto"
@@ -70,8 +76,8 @@ def load(options: Options, inputs: Inputs) -> Any:
     """A graph (GraphML or edge list, or by name) and rows over its nodes (a file, a folder, or the sample)."""
     import numpy as np
 
-    from surefoot.decentralized.graphs import named_graph, plain_graph, read_graph
-    from surefoot.decentralized.loading import as_labels, read_rows, standardised
+    from surefoot.decentralized.graphs import plain_graph
+    from surefoot.decentralized.loading import as_labels, graph_by_name, read_graphs, read_rows, standardised
     from surefoot.decentralized.problem import linear_consensus
     from surefoot.numerics.losses import loss as named_loss
 
@@ -83,7 +89,8 @@ def load(options: Options, inputs: Inputs) -> Any:
             raise ValueError(f"the recipe returned a {type(problem).__name__}; expected a Consensus")
         require_possible(options, problem)
         return problem
-    graph = read_graph(inputs.path("graph")) if inputs.has("graph") else named_graph(options.graph)
+    window = options.window
+    graph = read_graphs(inputs.path("graph"), window) if inputs.has("graph") else graph_by_name(options.graph, window)
     names = tuple(plain_graph(graph))
     owner = None
     if inputs.has("data"):
@@ -119,15 +126,23 @@ def require_possible(options: Options, problem: Any) -> None:
     import math
 
     from surefoot.decentralized.graphs import given_rates, plain_graph
+    from surefoot.decentralized.schedule import schedule_of
 
     method(options)
+    plain = plain_graph(problem.graph)
+    schedule = schedule_of(plain)
+    if schedule is not None and (options.processes or options.algorithm != "dadao"):
+        raise ValueError("the graph changes over time, for which there is the simulated asynchronous method only")
     if options.processes and options.algorithm != "dadao":
         raise ValueError(f"--processes runs the asynchronous method only, not {options.algorithm}")
+    if options.batch and (options.processes or options.algorithm != "dadao"):
+        raise ValueError("--batch is for the simulated asynchronous method")
     if options.processes and not all(math.isfinite(v) and v > 0 for v in (options.unit, options.seconds)):
         raise ValueError(f"unit is {options.unit} and seconds is {options.seconds}; expected finite numbers > 0")
     if options.steps < 1:
         raise ValueError(f"steps is {options.steps}; expected at least 1")
-    if options.rates == "graph" and options.algorithm == "dadao" and given_rates(plain_graph(problem.graph)) is None:
+    given = given_rates(plain) if schedule is None else schedule.given
+    if options.rates == "graph" and options.algorithm == "dadao" and given is None:
         raise ValueError("--rates graph, but the graph's edges carry no rate; take uniform or optimal")
 
 
@@ -140,7 +155,7 @@ def method(options: Options) -> Any:
         return Rounds(options.algorithm, tolerance=options.tolerance)
     return EventGossip(
         tolerance=options.tolerance, constants=options.constants, product=options.product, rates=options.rates,
-        engine=options.engine, compat=options.compat,
+        engine=options.engine, compat=options.compat, batch=options.batch, caution=options.caution,
     )  # fmt: skip
 
 
@@ -153,7 +168,7 @@ def run(options: Options, problem: Any, run: RunDir | None) -> Result[Any]:
 
         return run_async(problem, method(options), seconds=options.seconds, unit=options.unit)
     result = solve(problem, method(options), budget=Budget(steps=options.steps), run=run)
-    if options.beside and options.algorithm == "dadao":
+    if options.beside and options.algorithm == "dadao" and not options.batch:
         from surefoot.decentralized.beside import with_peers
 
         return with_peers(result, problem, options.tolerance)
@@ -254,7 +269,7 @@ CARD = System(
     domain="decentralized",
     presets={"default": Options(), "tour": Options(), "paper": Options(compat="paper")},
     inputs=(
-        InputSpec("graph", "graph of the machines: GraphML, edge list, or a recipe module:factory", (".graphml", ".csv", ".txt", ".edges")),
+        InputSpec("graph", "graph of the machines: GraphML, edge list, a folder of them that take turns, or a recipe module:factory", (".graphml", ".csv", ".txt", ".edges")),
         InputSpec(
             "data", "rows: table, svmlight file, or a folder with one svmlight file a node",
             (".csv", ".tsv", ".parquet", ".npy", ".svm", ".libsvm"), required=False,

@@ -19,6 +19,7 @@ import torch
 from surefoot.core.problem import Consensus, Objective
 from surefoot.data.linear_model import LinearModel
 from surefoot.decentralized.graphs import edge_list, plain_graph
+from surefoot.decentralized.schedule import Schedule, schedule_of
 from surefoot.numerics.losses import Loss, Squared
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -46,6 +47,7 @@ class Network:
         known: how the two are known.
         rows: the nodes' rows where all are linear models, else None.
         objectives: the nodes' objectives.
+        schedule: the windows of a graph that changes over time, else None.
     """
 
     names: tuple[str, ...]
@@ -56,6 +58,7 @@ class Network:
     known: str
     rows: tuple[LocalRows, ...] | None
     objectives: tuple[Objective, ...]
+    schedule: Schedule | None = None
 
     @cached_property
     def quadratics(self) -> tuple[tuple[Array, Array], ...] | None:
@@ -72,12 +75,25 @@ class Network:
     def nodes(self) -> int:
         return len(self.names)
 
+    @property
+    def sizes(self) -> np.ndarray[Any, np.dtype[np.int64]] | None:
+        """Rows that every node has (n,), where all are linear models."""
+        return None if self.rows is None else np.array([len(local.targets) for local in self.rows])
+
     def gradient(self, node: int, x: Array) -> Array:
         """grad f_node(x), (d,)."""
         if self.quadratics is not None:
             curvature, linear = self.quadratics[node]
             return curvature @ x - linear
         return np.asarray(self.objectives[node].value_and_grad(torch.from_numpy(x))[1].numpy(), dtype=np.float64)
+
+    def rows_gradient(self, node: int, x: Array, rows: np.ndarray[Any, np.dtype[np.int64]]) -> Array:
+        """The mean gradient of some of the node's rows, with its ridge term (d,)."""
+        assert self.rows is not None
+        local = self.rows[node]
+        features = local.features[rows]
+        slopes = local.loss.derivative(torch.from_numpy(features @ x), torch.from_numpy(local.targets[rows])).numpy()
+        return np.asarray(slopes @ features / len(rows) + local.ridge * x)
 
     def mean_gradient(self, x: Array) -> Array:
         """(1/n) sum_i grad f_i(x), (d,)."""
@@ -165,8 +181,9 @@ def network(problem: Consensus) -> Network:
         ranks = ("exact", "declared", "estimated")
         known = max(known, mu.known, top.known, key=ranks.index)
     return Network(
-        names, edge_list(plain), dims[0], lowest, highest, known, _linear_rows(problem.objectives), problem.objectives
-    )
+        names, edge_list(plain), dims[0], lowest, highest, known, _linear_rows(problem.objectives), problem.objectives,
+        schedule_of(plain),
+    )  # fmt: skip
 
 
 def _linear_rows(objectives: Sequence[Objective]) -> tuple[LocalRows, ...] | None:

@@ -178,6 +178,11 @@ def wrapped(corners: Array) -> tuple[Array, Array]:
             best_step = np.where(better[:, None], step[:, j], best_step)
             best_far = np.where(better, far[:, j], best_far)
         closed = (corners[rows, best] == corners[rows, start]).all(axis=1)
+        if k >= 2:  # an edge that passes the first corner ends at the second: the first is none
+            passed = going & ~closed & (corners[rows, best] == corners[rows, ring[:, 1]]).all(axis=1)
+            ring[passed, :k] = ring[passed, 1 : k + 1]
+            count[passed] = k
+            closed |= passed
         going &= ~closed
         at = best
     size = np.ptp(corners, axis=1).max(axis=1) if number else np.zeros(0)
