@@ -25,6 +25,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from surefoot.numerics.kernels import start_warp
 from surefoot.splatting.reference import contributions
 
 __all__ = ["Rendering", "Settings", "rasterize"]
@@ -106,9 +107,7 @@ def installed() -> bool:
 @cache
 def _kernels() -> Any:
     """Warp and the kernels that walk convexes."""
-    import warp as wp
-
-    wp.config.log_level = wp.LOG_ERROR
+    wp = start_warp()
     from surefoot.splatting import warp_prepare
 
     return wp, warp_prepare
