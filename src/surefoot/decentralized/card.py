@@ -45,6 +45,8 @@ class Options:
     """Exchanges an edge: the least total rate, equal rates, or the rates in the graph's file."""
     product: float = 0.5
     """Larger means fewer exchanges and more gradients: the product chi1 chi2 of the rates."""
+    exchange_cost: float = 0.0
+    """> 0: choose the product for the least certified cost, where an exchange costs so many gradients."""
     constants: Literal["certified", "paper"] = "certified"
     """Constants with the largest certified rate, or the published ones."""
     batch: int = 0
@@ -195,6 +197,7 @@ def method(options: Options) -> Any:
     return EventGossip(
         tolerance=options.tolerance, constants=options.constants, product=options.product, rates=options.rates,
         engine=options.engine, compat=options.compat, batch=options.batch, caution=options.caution,
+        exchange_cost=options.exchange_cost,
     )  # fmt: skip
 
 
