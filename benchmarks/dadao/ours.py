@@ -21,7 +21,7 @@ from surefoot.core.solve import Budget, solve
 from surefoot.decentralized import kernel, levels, reference
 from surefoot.decentralized.constants import certified_constants, certified_rate, paper_constants
 from surefoot.decentralized.events import Clocks
-from surefoot.decentralized.graphs import named_graph, rate_matrix, slowness, uniform_rates
+from surefoot.decentralized.graphs import named_graph, rate_matrix, scaled_to, slowness, uniform_rates
 from surefoot.decentralized.loading import standardised
 from surefoot.decentralized.problem import Network, linear_consensus, network
 from surefoot.decentralized.rates import optimal_rates
@@ -76,11 +76,32 @@ def minimiser(data: str, graph: str) -> np.ndarray:
 
 
 def rates_of(net: Network, which: str, product: float) -> np.ndarray:
+    if which == "kinds":
+        return _barbell_rates(net, product)
     return (
         uniform_rates(net.nodes, net.edges, product)
         if which == "uniform"
         else optimal_rates(net.nodes, net.edges, product).rates
     )
+
+
+def _barbell_rates(net: Network, product: float) -> np.ndarray:
+    """The least total with one rate each for the bridge of a barbell, the edges beside it, and all others, by search."""
+    from scipy.optimize import minimize
+
+    half = net.nodes // 2
+    ends = np.isin(net.edges, [half - 1, half]).sum(axis=1)  # 2 is the bridge
+
+    def rates(logs: np.ndarray) -> np.ndarray:
+        return scaled_to(net.nodes, net.edges, np.exp(np.array([0.0, *logs]))[ends], product)
+
+    found = minimize(
+        lambda logs: math.log(rates(logs).sum()),
+        np.array([0.0, math.log(half)]),
+        method="Nelder-Mead",
+        options={"maxfev": 150},
+    )
+    return rates(found.x)
 
 
 def events(request: dict[str, Any]) -> dict[str, Any]:
@@ -143,7 +164,7 @@ def rounds(request: dict[str, Any]) -> dict[str, Any]:
     net, best = network(problem(request["data"], request["graph"])), minimiser(request["data"], request["graph"])
     began, found = time.perf_counter(), None
     for size in request["steps"]:
-        limit = 40_000 if found is None else found["exchanges"] // max(1, len(net.edges)) + 1
+        limit = request.get("limit", 40_000) if found is None else found["exchanges"] // max(1, len(net.edges)) + 1
         counts: dict[str, int] = {}
 
         def there(moment: Any, counts: dict[str, int] = counts) -> str | None:
