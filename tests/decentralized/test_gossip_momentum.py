@@ -368,7 +368,7 @@ def binary_inputs(folder: Path) -> dict[str, str]:
 
 
 def test_spoiled_runs_are_refuted(tmp_path: Path) -> None:
-    options = {"algorithm": "acid", "loss": "nonconvex", "time": 8.0, "batch": 2}
+    options = {"algorithm": "acid", "loss": "nonconvex", "time": 8.0, "batch": 2, "rates": "uniform"}
     system = dataclasses.replace(CARD, tiny_options=options, tiny_inputs=binary_inputs)
     assert testing.check_certificate(system, tmp_path / "contract") > 30
     testing.check_system(system, tmp_path / "system")
