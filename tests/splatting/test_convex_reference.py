@@ -210,3 +210,24 @@ def test_harmonics_are_orthonormal_and_known():
     assert harmonics(y, 1)[1] < 0
     assert harmonics(z, 1)[2] > 0
     assert harmonics(x, 1)[3] < 0
+
+
+def test_hulls_of_nearly_straight_corners_agree():
+    """Edge tests and gift wrapping pass over the same corners, also where the first corner lies on an edge."""
+    from surefoot.splatting.verify_render import wrapped
+
+    g = torch.Generator().manual_seed(0)
+    corners = 10 * torch.rand(3000, 6, 2, generator=g, dtype=DOUBLE)
+    share = torch.rand(3000, 1, generator=g, dtype=DOUBLE)
+    off = 10 ** (-8 + 5 * torch.rand(3000, 1, generator=g, dtype=DOUBLE))
+    corners[:, 5] = share * corners[:, 0] + (1 - share) * corners[:, 1]
+    corners[:, 5] += off * torch.randn(3000, 2, generator=g, dtype=DOUBLE)
+    ring, count = wrapped(corners.numpy())
+    for after, around, many in zip(hull_successors(corners).tolist(), ring.tolist(), count.tolist(), strict=True):
+        loop = around[:many]
+        assert {(i, j) for i, j in enumerate(after) if j >= 0} == set(zip(loop, loop[1:] + loop[:1], strict=True))
+    first = torch.tensor(
+        [[[0.0, 0], [1e-7, 5], [0, 10], [8, 10], [8, 0]], [[-1e-7, 5], [0, 10], [8, 10], [8, 0], [0, 0]]]
+    )
+    for after, many in zip(hull_successors(first.double()), wrapped(first.double().numpy())[1], strict=True):
+        assert int((after >= 0).sum()) == many == 4

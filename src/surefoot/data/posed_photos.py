@@ -18,7 +18,7 @@ from surefoot.data.colmap import colmap_folder, read_colmap
 from surefoot.data.ply import read_ply
 from surefoot.records.files import UnsafeFileError, inside, plain_files, read_json, read_npz, regular
 
-__all__ = ["Photo", "PosedPhotos", "load_photo", "picture_files", "read_posed_photos"]
+__all__ = ["Photo", "PosedPhotos", "load_photo", "picture_files", "read_picture", "read_posed_photos"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -126,6 +126,27 @@ def load_photo(
     matrix = photos.matrices[index].copy()
     matrix[:2] *= scale / reduce
     return Photo(_blocks(pixels, reduce), mask, matrix)
+
+
+def read_picture(
+    path: Path, reduce: int = 0, widest: int = 1600, background: tuple[float, float, float] = (1.0, 1.0, 1.0)
+) -> Array:
+    """One picture ``(height, width, 3)`` float32 in [0, 1], averaged over blocks of `reduce` by `reduce` pixels.
+
+    Args:
+        reduce: 0 takes the smallest that brings the longer side to `widest`.
+        background: what transparent pixels are laid over.
+
+    Raises:
+        UnsafeFileError: unreadable, cut short, or too small to be reduced so; the message names the file.
+    """
+    pixels, opacity = _pixels(path)
+    size = reduce or max(1, math.ceil(max(pixels.shape[:2]) / widest))
+    if size < 1 or min(pixels.shape[:2]) < size:
+        raise UnsafeFileError(f"{path.name} is {pixels.shape[1]} x {pixels.shape[0]}; it cannot be reduced by {size}")
+    if opacity is not None:
+        pixels = pixels * opacity[..., None] + np.asarray(background, dtype=np.float32) * (1 - opacity[..., None])
+    return np.clip(_blocks(pixels, size), 0.0, 1.0)
 
 
 def _blocks(image: Array, size: int) -> Array:

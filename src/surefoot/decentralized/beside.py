@@ -22,9 +22,10 @@ EVERY = 10
 
 
 def with_peers(result: Result[Any], problem: Consensus, tolerance: float) -> Result[Any]:
-    """The result with a claim and a curve for each peer; unchanged where its losses are no linear models or it has one node."""
+    """The result with a claim and a curve for each peer; unchanged where its losses are no linear models, it has
+    one node, or its graph changes."""
     net = network(problem)
-    if result.certificate is None or net.rows is None or net.nodes < 2 or not tolerance > 0:
+    if result.certificate is None or net.rows is None or net.nodes < 2 or net.schedule is not None or not tolerance > 0:
         return result
     claims: list[Claim] = []
     curves: dict[str, Any] = {}

@@ -93,10 +93,15 @@ def mean_square_factor(net: Network, c: Constants) -> float:
 
 
 def certify_gossip(
-    problem: Consensus, net: Network, state: GossipState, answer: Agreement, tolerance: float
+    problem: Consensus, net: Network, state: GossipState, answer: Agreement, tolerance: float, batch: int = 0
 ) -> Certificate:
     """Everything that can be said after a run of `EventGossip`."""
     claims, evidence = answer_claims(net, answer, tolerance)
+    if (switching := state.switching) is not None:
+        from surefoot.decentralized.certify_windows import window_claims
+
+        more, found_evidence = window_claims(net, state, switching, tolerance)
+        return Certificate(CARD, (*claims, *more), problem.fingerprint(), {**evidence, **found_evidence})
     taken = (premise(net),)
     letters = state.letters
     chi1, chi2 = (number * (1 + 1e-10) for number in slowness(net.nodes, net.edges, state.rates))
@@ -109,7 +114,14 @@ def certify_gossip(
                 statement="chi1 chi2 of the edges' rates: slowness of the graph times half its largest resistance over firing edges.",
             )
         )  # fmt: skip
-    if found is None:
+    if batch:
+        from surefoot.decentralized.certify_minibatch import noise_claims
+
+        more = noise_claims(net, state, answer, batch, chi1, chi2)
+        claims += more[0]
+        stored |= more[1]
+        evidence = {**evidence, "start.npz": {"start": state.start}} if "rho" in stored else evidence
+    elif found is None:
         claims.append(
             Claim(
                 name="rate", value=None, kind="proved", outcome="undecided", check="rate", evidence=("dynamics.json",),

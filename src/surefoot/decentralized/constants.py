@@ -21,6 +21,7 @@ delta + delta tilde).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 
@@ -105,11 +106,14 @@ def paper_constants(mu: float, smoothness: float, chi1: float) -> Constants:
     )  # fmt: skip
 
 
-def certified_constants(mu: float, smoothness: float, chi1: float, chi2: float) -> Constants:
+def certified_constants(mu: float, smoothness: float, chi1: float, chi2: float, noise: float = 0.0) -> Constants:
     """Constants with (nearly) the largest certified rate for rates with this chi1 and chi2, found by search.
 
     beta = 1/2, beta_twin = 1 / (4 alpha chi2), alpha_twin = eta_twin = rho; the other seven and rho by Nelder and Mead on a
     problem without units (L = 1). What the search finds is only a proposal: `certified_rate` and the checkers decide.
+
+    Args:
+        noise: growth of the variance of gradients, in the units of L (see `minibatch`).
 
     Raises:
         ValueError: see `require_curvature`.
@@ -118,7 +122,12 @@ def certified_constants(mu: float, smoothness: float, chi1: float, chi2: float) 
     # One node has nothing to exchange; any small product leaves the gradient part alone.
     product = max(chi1 * chi2, 1e-6)
     kappa = max(smoothness / mu, 1 + 1e-9)
-    point, rho = _search(float(f"{math.log(kappa):.6g}"), float(f"{math.log(product * (1 + 1e-6)):.6g}"))
+    unit_product = float(f"{math.log(product * (1 + 1e-6)):.6g}")
+    point, rho = _search(float(f"{math.log(kappa):.6g}"), unit_product)
+    if noise:
+        point, rho = _search_noise(
+            point, 1 / kappa, math.exp(unit_product), float(f"{noise / smoothness * (1 + 1e-6):.6g}")
+        )
     unit, _ = _letters(point, 1 / kappa)
     nu, alpha, eta, theta, gamma, gamma_twin, delta = unit
     rho *= 1 - 1e-6
@@ -129,14 +138,52 @@ def certified_constants(mu: float, smoothness: float, chi1: float, chi2: float) 
     )  # fmt: skip
 
 
-def certified_rate(constants: Constants, mu: float, smoothness: float, chi1: float, chi2: float) -> Rate | None:
-    """The largest rho for which (a)-(d) hold, by bisection; None where they hold for none."""
+PRODUCTS = tuple(0.5 * 2.0 ** (k / 2) for k in range(-8, 17))
+"""What `thrifty_product` chooses from: 1/32 to 128."""
+
+
+def thrifty_product(mu: float, smoothness: float, nodes: int, total: float, cost: float) -> float:
+    """The chi1 chi2 with the least certified cost, where an exchange costs as much as `cost` gradients.
+
+    A unit of time costs n + cost total (2 X)^(-1/2), and log(1 / accuracy) / rho(X) units are certified to be enough.
+
+    Args:
+        total: exchanges a unit of time at product 1/2.
+
+    Raises:
+        ValueError: see `require_curvature`.
+    """
+    require_curvature(mu, smoothness)
+    log_kappa = float(f"{math.log(max(smoothness / mu, 1 + 1e-9)):.6g}")
+
+    def price(product: float) -> float:
+        rho = _search(log_kappa, float(f"{math.log(product * (1 + 1e-6)):.6g}"))[1]
+        return (nodes + cost * total / math.sqrt(2 * product)) / rho
+
+    # the price falls, then rises: walk down from 1/2
+    here = PRODUCTS.index(0.5)
+    for step in (1, -1):
+        while 0 <= here + step < len(PRODUCTS) and price(PRODUCTS[here + step]) < price(PRODUCTS[here]):
+            here += step
+    return PRODUCTS[here]
+
+
+def noise_weight(c: Constants, smoothness: float) -> float:
+    """C = b M gamma^2 / 2 + gammat^2 + at delta^2: what the variance of a gradient adds to Phi a unit of time (see `minibatch`)."""
+    b, at = 2 * c.gamma_twin / c.eta, c.gamma_twin / (c.theta * c.nu)
+    return b * (smoothness - c.nu) * c.gamma**2 / 2 + c.gamma_twin**2 + at * c.delta**2
+
+
+def certified_rate(
+    constants: Constants, mu: float, smoothness: float, chi1: float, chi2: float, noise: float = 0.0
+) -> Rate | None:
+    """The largest rho for which (a)-(d) hold, by bisection; None where they hold for none. `noise` is the growth of `minibatch`."""
     ceiling = min(constants.alpha, constants.eta, constants.alpha_twin, constants.eta_twin)
     found = None
     low, high = 0.0, ceiling
     for place in range(60):
         middle = ceiling * (1 - 1e-12) if place == 0 else 0.5 * (low + high)
-        rate = conditions(constants, middle, mu, smoothness, chi1, chi2)
+        rate = conditions(constants, middle, mu, smoothness, chi1, chi2, noise)
         if rate is not None:
             found, low = rate, middle
         else:
@@ -146,7 +193,9 @@ def certified_rate(constants: Constants, mu: float, smoothness: float, chi1: flo
     return found
 
 
-def conditions(c: Constants, rho: float, mu: float, smoothness: float, chi1: float, chi2: float) -> Rate | None:
+def conditions(
+    c: Constants, rho: float, mu: float, smoothness: float, chi1: float, chi2: float, noise: float = 0.0
+) -> Rate | None:
     """The rate rho with its k and bt, if the conditions (a)-(d) hold; None otherwise."""
     m, M = mu - c.nu, smoothness - c.nu
     if m <= 0 or M <= 0 or c.alpha <= rho or c.eta < rho or c.alpha_twin < rho or c.eta_twin < rho:
@@ -162,7 +211,10 @@ def conditions(c: Constants, rho: float, mu: float, smoothness: float, chi1: flo
     else:
         k, y_weight = math.inf, 0.0
     b = 2 * c.gamma_twin / c.eta
-    A = b * (2 * c.eta - rho)
+    spent = noise_weight(c, smoothness) * noise
+    A = b * (2 * c.eta - rho) - spent
+    if b * (c.eta - rho) < spent:
+        return None
     share = 2 * c.eta_twin / (A * m)  # (c)
     if share > 1:
         return None
@@ -189,26 +241,76 @@ def _letters(point: tuple[float, ...], mu: float) -> tuple[tuple[float, ...], fl
     return (nu, alpha * root, eta * root, theta / root, gamma, gamma_twin / root, delta), root
 
 
-def _best_rho(point: tuple[float, ...], mu: float, product: float) -> float:
+def _best_rho(point: tuple[float, ...], mu: float, product: float, noise: float = 0.0) -> float:
     """The largest rho / sqrt(mu) at L = 1 with alpha_twin = eta_twin = rho and chi1 = product, chi2 = 1."""
+    return _best(point, mu, product, noise)[0]
+
+
+def _best(point: tuple[float, ...], mu: float, product: float, noise: float = 0.0) -> tuple[float, float]:
+    """The same with the k of condition (b), for gradients with noise (see `minibatch`)."""
     (nu, alpha, eta, theta, gamma, gamma_twin, delta), root = _letters(point, mu)
     m, M = mu - nu, 1 - nu
     b, at = 2 * gamma_twin / eta, gamma_twin / (theta * nu)
     fixed = b * M * gamma * gamma / 2 + gamma_twin * gamma_twin - 2 * at * delta + at * delta * delta
-    low, high = 0.0, min(alpha, eta)
+    spent = (b * M * gamma * gamma / 2 + gamma_twin * gamma_twin + at * delta * delta) * noise
+    low, high, kept = 0.0, min(alpha, eta), math.inf
     for _ in range(45):
         rho = 0.5 * (low + high)
         k = (2 * alpha - rho) / (4 * alpha * alpha * rho * product) - 1
-        A = b * (2 * eta - rho)
-        share = 2 * rho / (A * m)
-        if k > 0 and share <= 1:
+        A = b * (2 * eta - rho) - spent
+        share = 2 * rho / (A * m) if A > 0 else math.inf
+        if k > 0 and share <= 1 and b * (eta - rho) >= spent:
             q = (1 + 1 / k) * 4 * gamma_twin * alpha * alpha * rho * product / (nu * (alpha - rho)) + rho * at
             first, last, cross = q - (1 - share) * A / (2 * M), fixed + q, at * delta - q - b * gamma / 2
             if first <= 0 and last <= 0 and first * last >= cross * cross:
-                low = rho
+                low, kept = rho, k
                 continue
         high = rho
-    return low / root
+    return low / root, kept
+
+
+@lru_cache(maxsize=64)
+def search_switching(
+    kappa: float, products: tuple[float, ...], keeps: tuple[float, ...], cycle: float
+) -> tuple[tuple[float, ...], float]:
+    """Seven constants at L = 1 and rho with (nearly) the largest rho - (sum of log-prices) / cycle, for graphs that change.
+
+    Args:
+        products: chi1 chi2 of every window.
+        keeps: price of keeping zt into every window.
+        cycle: length of all windows together, units of time.
+    """
+    from scipy.optimize import minimize
+
+    mu, worst = 1 / max(kappa, 1 + 1e-9), max(products) * (1 + 1e-6)
+
+    def gain(point: np.ndarray) -> float:
+        """The decay over a cycle, in units of sqrt(mu)."""
+        (nu, alpha, _, _, _, gamma_twin, _), root = _letters(tuple(point), mu)
+        rho, k = _best(tuple(point), mu, worst)
+        rho *= root
+        if rho <= 0:
+            return -math.inf
+        y_weight = (1 + 1 / k) * 4 * gamma_twin * alpha * rho * worst / (nu * (alpha - rho))
+        spent = 0.0
+        for product, keep in zip(products, keeps, strict=True):
+            restart = 1 + 4 * gamma_twin * alpha * product / nu * (alpha * nu / gamma_twin + 1 / y_weight)
+            spent += math.log(max(1.0, min(keep, restart)))
+        return (rho - spent / cycle) / root
+
+    start = np.array(_search(float(f"{math.log(1 / mu):.6g}"), float(f"{math.log(worst):.6g}"))[0])
+    best, top = start, gain(start)
+    for lower in (0.0, 1.0, 2.0):  # shorter windows want a weaker pull between z and its twin
+        point = start.copy()
+        point[1] -= lower
+        for tries in range(6):
+            simplex = np.vstack([point, point + 0.25 * 0.7**tries * (-1) ** tries * np.eye(7)])
+            options = {"maxfev": 600, "xatol": 1e-7, "fatol": 1e-10, "initial_simplex": simplex}
+            point = minimize(lambda v: -gain(v), point, method="Nelder-Mead", options=options).x
+        if gain(point) > top:
+            best, top = point, gain(point)
+    letters, root = _letters(tuple(best), mu)
+    return letters, _best_rho(tuple(best), mu, worst) * root * (1 - 1e-6)
 
 
 @lru_cache(maxsize=256)
@@ -227,18 +329,52 @@ def _search(log_kappa: float, log_product: float) -> tuple[tuple[float, ...], fl
     return tuple(map(float, point)), rho
 
 
+@lru_cache(maxsize=64)
+def _search_noise(point: tuple[float, ...], mu: float, product: float, noise: float) -> tuple[tuple[float, ...], float]:
+    """Constants for gradients with noise, from the best point without.
+
+    The largest rate alone would leave a floor out of all proportion (the floor falls with the rate, as for any constant step): the search
+    raises rate^1.5 / floor. It starts at the steps of a smoothness that is larger by the best power of two.
+    """
+
+    def gain(point: np.ndarray) -> float:
+        (nu, _, eta, theta, gamma, gamma_twin, delta), root = _letters(tuple(point), mu)
+        rho = _best_rho(tuple(point), mu, product, noise) * root
+        if rho <= 0:
+            return -math.inf
+        b, at = 2 * gamma_twin / eta, gamma_twin / (theta * nu)
+        weight = b * (1 - nu) * gamma * gamma / 2 + gamma_twin * gamma_twin + at * delta * delta
+        floor = 2 / (b * (mu - nu)) * weight / rho
+        return 1.5 * math.log(rho) - math.log(floor)
+
+    def calmer(logs: float) -> np.ndarray:
+        return np.array(point) + logs * np.array([0.0, -0.5, -0.5, 0.5, -1.0, -0.5, 0.0])
+
+    best = max((calmer(k * math.log(2)) for k in range(60)), key=gain)
+    if gain(best) == -math.inf:
+        raise RuntimeError("no constants are certified for this noise; take larger batches")
+    found = _climbed(best, gain, 1e-5)
+    return tuple(map(float, found)), _best_rho(tuple(found), mu, product, noise) * math.sqrt(mu)
+
+
 def _climb(point: np.ndarray, mu: float, product: float) -> tuple[np.ndarray, float]:
+    point = _climbed(point, lambda v: _best_rho(tuple(v), mu, product), 1e-7)
+    return point, _best_rho(tuple(point), mu, product) * math.sqrt(mu)
+
+
+def _climbed(point: np.ndarray, gain: Callable[[np.ndarray], float], pull: float) -> np.ndarray:
+    """The point moved to a larger gain by Nelder and Mead, restarted from simplices of changing size."""
     from scipy.optimize import minimize
 
     origin = point.copy()
 
     def cost(v: np.ndarray) -> float:
         # the maximum is a flat ridge: the second term keeps the constants near their natural size
-        return -_best_rho(tuple(v), mu, product) + 1e-7 * float((v - origin) @ (v - origin))
+        return -gain(v) + pull * float((v - origin) @ (v - origin))
 
     for tries in range(8):
         width = 0.25 * 0.6**tries * (-1) ** tries
         simplex = np.vstack([point, point + width * np.eye(7)])
         options = {"maxfev": 600, "xatol": 1e-7, "fatol": 1e-10, "initial_simplex": simplex}
         point = minimize(cost, point, method="Nelder-Mead", options=options).x
-    return point, _best_rho(tuple(point), mu, product) * math.sqrt(mu)
+    return point

@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 Edges = np.ndarray[Any, np.dtype[np.int64]]
 
 RATE = "rate"
+DURATIONS = "durations"
+"""Graph attribute of a graph that changes over time; see `windows`."""
+WINDOW_RATE = re.compile(rf"{RATE}(_\d+)?")
 NAMED: Mapping[str, tuple[str, Callable[[Sequence[int]], Any]]] = {
     "complete": ("n", lambda a: nx.complete_graph(*a)),
     "star": ("n", lambda a: nx.star_graph(a[0] - 1)),
@@ -64,7 +68,7 @@ def named_graph(text: str) -> nx.Graph:
 
 
 def plain_graph(graph: Any) -> nx.Graph:
-    """The graph with text as node names and nothing on its edges but finite `rate`s.
+    """The graph with text as node names and nothing on its edges but finite `rate`s (and `rate_0`, ... of windows).
 
     Raises:
         ValueError: directed, with parallel edges or self-loops, empty, not connected, or a rate that is no number >= 0.
@@ -87,14 +91,16 @@ def plain_graph(graph: Any) -> nx.Graph:
         raise ValueError("two nodes have the same name as text; rename one")
     for u, v, data in graph.edges(data=True):
         kept = {}
-        if RATE in data:
+        for name in (name for name in data if WINDOW_RATE.fullmatch(str(name))):
             try:
-                kept[RATE] = float(data[RATE])
+                kept[name] = float(data[name])
             except (TypeError, ValueError) as error:
-                raise ValueError(f"edge {u} - {v}: the rate {data[RATE]!r} is no number") from error
-            if not (math.isfinite(kept[RATE]) and kept[RATE] >= 0):
-                raise ValueError(f"edge {u} - {v}: the rate is {kept[RATE]}; expected a finite number >= 0")
+                raise ValueError(f"edge {u} - {v}: the rate {data[name]!r} is no number") from error
+            if not (math.isfinite(kept[name]) and kept[name] >= 0):
+                raise ValueError(f"edge {u} - {v}: the rate is {kept[name]}; expected a finite number >= 0")
         plain.add_edge(str(u), str(v), **kept)
+    if DURATIONS in graph.graph:
+        plain.graph[DURATIONS] = str(graph.graph[DURATIONS])
     return plain
 
 

@@ -17,6 +17,7 @@ from surefoot.decentralized.constants import Constants
 from surefoot.decentralized.events import Events
 from surefoot.decentralized.flow import oscillation
 from surefoot.decentralized.problem import Network
+from surefoot.numerics.kernels import start_warp
 from surefoot.numerics.losses import Huber, Logistic, Squared
 
 log = logging.getLogger(__name__)
@@ -60,11 +61,13 @@ class LocalTables:
     ridge: Array  # (n,)
 
     @classmethod
-    def of(cls, network: Network) -> LocalTables:
-        """A squared loss becomes the quadratic H x - c with one row a coordinate; other losses keep their rows."""
+    def of(cls, network: Network, by_rows: bool = False) -> LocalTables:
+        """A squared loss becomes the quadratic H x - c with one row a coordinate (unless `by_rows`); other losses keep their rows."""
         assert network.rows is not None
         loss = network.rows[0].loss
         kind = QUADRATIC if isinstance(loss, Squared) else LOGISTIC if isinstance(loss, Logistic) else HUBER
+        if by_rows and kind == QUADRATIC:
+            kind = HUBER  # whose knee is never reached
         tables, targets = [], []
         for local in network.rows:
             A, y = local.features, local.targets
@@ -74,15 +77,13 @@ class LocalTables:
             targets.append(y)
         first = np.cumsum([0, *(len(t) for t in tables)]).astype(np.int32)
         ridge = np.array([local.ridge for local in network.rows])
-        knee = loss.knee if isinstance(loss, Huber) else 0.0
+        knee = loss.knee if isinstance(loss, Huber) else float(np.finfo(np.float64).max)
         return cls(kind, knee, np.concatenate(tables), np.concatenate(targets), first, ridge)
 
 
 def _compiled() -> tuple[Any, Any]:
     """The kernel and its vector type, imported only here."""
-    import warp as wp
-
-    wp.config.log_level = wp.LOG_ERROR
+    start_warp()
     from surefoot.decentralized.warp_kernel import advance, vec8
 
     return advance, vec8
@@ -107,24 +108,25 @@ class EventKernel:
         network: see `supports`.
         constants: of the dynamics.
         device: "cpu", or "cuda" where Warp has one.
+        batch: rows a gradient, which the events then name; 0 for all.
 
     Raises:
         ImportError: the extra is missing.
         ValueError: the network's losses are not ones that the kernel knows.
     """
 
-    def __init__(self, network: Network, constants: Constants, device: str = "cpu") -> None:
+    def __init__(self, network: Network, constants: Constants, device: str = "cpu", batch: int = 0) -> None:
         if not installed():
             raise ImportError("the compiled simulator needs Warp: pip install 'surefoot[kernels]'")
         if not supports(network):
             raise ValueError("the kernel takes linear models with squared, logistic or huber loss; use engine='numpy'")
-        import warp as wp
-
-        self._wp, self._device = wp, device
+        self._wp, self._device = start_warp(), device
+        wp = self._wp
         self._advance, self._vec8 = _compiled()
         self.network = network
         self.groups = -(-network.dim // WIDTH)
-        tables = LocalTables.of(network)
+        self.batch = batch
+        tables = LocalTables.of(network, batch > 0)
         self._kind, self._knee = tables.kind, tables.knee
         self._rows = self._vectors(tables.rows)
         self._targets = self._array(tables.targets, wp.float64)
@@ -149,6 +151,9 @@ class EventKernel:
         """
         batch = [events] if isinstance(events, Events) else events
         wp, wide = self._wp, _padded(values)
+        picks = np.zeros((1, 1), dtype=np.int32)
+        if self.batch:
+            picks = np.concatenate([e.rows for e in batch if e.rows is not None]).astype(np.int32)
         state = self._vectors(wide)
         times = self._array(clocks.ravel(), wp.float64)
         bounds = np.cumsum([0, *(len(e) for e in batch)]).astype(np.int32)
@@ -159,7 +164,7 @@ class EventKernel:
                 self._array(np.concatenate([e.times for e in batch]), wp.float64), self._array(bounds, wp.int32), self._ends,
                 self._constants, self._rows, self._targets, self._first, self._ridge,
                 wp.zeros(self.groups * len(batch), dtype=self._vec8, device=self._device), self.network.nodes, self.groups,
-                self._kind, self._knee,
+                self._kind, self._knee, self._array(picks.ravel(), wp.int32), self.batch,
             ],
         )  # fmt: skip
         values[...] = state.numpy().reshape(wide.shape)[..., : values.shape[-1]]

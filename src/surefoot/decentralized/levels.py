@@ -76,7 +76,7 @@ def advance(network: Network, constants: Constants, values: Array, clocks: Array
         for k in alone:
             node = events.what[k]
             state = np.matmul(motion[k, 0], values[node])
-            error = gradient_error(network, c, int(node), state)
+            error = gradient_error(network, c, int(node), state, events.rows_of(k))
             state[X] -= c.gamma * error
             state[XT] -= c.gamma_twin * error
             state[YT] += c.delta * error

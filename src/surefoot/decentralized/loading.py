@@ -5,14 +5,53 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import networkx as nx
 import numpy as np
 
 from surefoot.data.tables import read_table
+from surefoot.decentralized.graphs import named_graph, read_graph
+from surefoot.decentralized.schedule import changing_graph
 from surefoot.records.files import regular
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Places = np.ndarray[Any, np.dtype[np.int64]]
+GRAPHS = (".graphml", ".csv", ".txt", ".edges")
 SVMLIGHT = (".svm", ".libsvm", ".svmlight")
+
+
+def graph_by_name(text: str, window: float) -> Any:
+    """A named graph, or several joined by + that take turns, each for `window` units of time.
+
+    Raises:
+        ValueError: see `graphs.named_graph` and `schedule.changing_graph`.
+    """
+    parts = [named_graph(part.strip()) for part in text.split("+")]
+    return parts[0] if len(parts) == 1 else changing_graph(parts, [window] * len(parts))
+
+
+def read_graphs(path: Path, window: float) -> Any:
+    """A graph from a file, or from a folder of files that take turns in the order of their names.
+
+    A GraphML file says with its graph attribute `duration` how long it lasts; others last `window` units of time.
+
+    Raises:
+        ValueError: a folder without two graphs; see also `graphs.read_graph` and `schedule.changing_graph`.
+    """
+    if not path.is_dir():
+        return read_graph(path)
+    files = sorted(file for file in path.iterdir() if file.suffix in GRAPHS)
+    if len(files) < 2:
+        raise ValueError(
+            f"the folder {path.name} holds {len(files)} graphs; expected two or more ({', '.join(GRAPHS)})"
+        )
+    graphs, durations = [read_graph(file) for file in files], []
+    for file in files:
+        said = nx.read_graphml(regular(file)).graph.get("duration", window) if file.suffix == ".graphml" else window
+        try:
+            durations.append(float(said))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{file.name}: the duration {said!r} is no number") from error
+    return changing_graph(graphs, durations)
 
 
 def read_rows(path: Path, names: tuple[str, ...], target: str, node_column: str) -> tuple[Array, Array, Places | None]:

@@ -42,11 +42,11 @@ def advance(network: Network, constants: Constants, values: Array, clocks: Array
         values[node] = flowed(constants, values[node : node + 1], np.array([time - clocks[node]]))[0]
         clocks[node] = time
 
-    for what, time in zip(events.what, events.times, strict=True):
+    for k, (what, time) in enumerate(zip(events.what, events.times, strict=True)):
         if what < network.nodes:
             i = int(what)
             flow(i, float(time))
-            error = gradient_error(network, constants, i, values[i])
+            error = gradient_error(network, constants, i, values[i], events.rows_of(k))
             values[i, X] -= constants.gamma * error
             values[i, XT] -= constants.gamma_twin * error
             values[i, YT] += constants.delta * error
@@ -61,9 +61,13 @@ def advance(network: Network, constants: Constants, values: Array, clocks: Array
             values[j, ZT] += constants.beta_twin * message
 
 
-def gradient_error(network: Network, constants: Constants, node: int, state: Array) -> Array:
-    """grad f_i(x_i) - nu x_i - yt_i, (d,)."""
-    return (network.gradient(node, np.ascontiguousarray(state[X])) - constants.nu * state[X]) - state[YT]
+def gradient_error(
+    network: Network, constants: Constants, node: int, state: Array, rows: np.ndarray[Any, np.dtype[np.int64]] | None = None
+) -> Array:  # fmt: skip
+    """grad f_i(x_i) - nu x_i - yt_i, (d,), the gradient of all rows or of some."""
+    x = np.ascontiguousarray(state[X])
+    slope = network.gradient(node, x) if rows is None else network.rows_gradient(node, x, rows)
+    return (slope - constants.nu * x) - state[YT]
 
 
 def at_time(constants: Constants, values: Array, clocks: Array, time: float) -> Array:

@@ -81,6 +81,8 @@ class Rounds(Method[Consensus, RoundState, Agreement]):
 
     def init(self, problem: Consensus, start: Agreement | Array | None, streams: Streams) -> RoundState:
         net = network(problem)
+        if net.schedule is not None:
+            raise ValueError("synchronous methods run on one graph, and this one changes over time; take EventGossip")
         points = start.points if isinstance(start, Agreement) else np.zeros(net.dim) if start is None else start
         x = require_finite_start(np.asarray(points), net.nodes, net.dim)
         plan = PLANS[self.algorithm](net, self)

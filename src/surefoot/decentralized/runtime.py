@@ -132,6 +132,10 @@ def run_async(
         )
     if not (math.isfinite(unit) and unit > 0 and math.isfinite(seconds) and seconds > 0):
         raise ValueError(f"unit is {unit} and seconds is {seconds}; expected finite numbers > 0")
+    if chosen.batch:
+        raise ValueError(f"batch is {chosen.batch}; processes take whole gradients (batch=0)")
+    if net.schedule is not None:
+        raise ValueError("processes run on one graph, and this one changes over time; simulate it (solve)")
     points = np.zeros(net.dim) if start is None else start.points if isinstance(start, Agreement) else start
     points = require_finite_start(np.asarray(points), net.nodes, net.dim)
     design = chosen.choose_rates(problem, net)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from surefoot.decentralized.graphs import given_rates, plain_graph, read_graph, with_rates, write_graph
+from surefoot.decentralized.schedule import schedule_of, with_window_rates
 from surefoot.records.files import read_npz, write_npz
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -17,10 +18,14 @@ POINTS, GRAPH = "points.npz", "graph.graphml"
 
 @dataclass(frozen=True, eq=False)
 class Agreement:
-    """Every node's point x_i (n, d), and exchanges a unit of time (or a round) on every edge (E,)."""
+    """Every node's point x_i (n, d), and exchanges a unit of time (or a round) on every edge (E,).
+
+    On a graph that changes over time `rates` are means, and `windows` (K, E) has those of every window; otherwise it is empty.
+    """
 
     points: Array
     rates: Array
+    windows: Array = field(default_factory=lambda: np.zeros((0, 0)))
 
     @property
     def mean(self) -> Array:
@@ -31,7 +36,12 @@ class Agreement:
 def write_solution(answer: Agreement, graph: Any, folder: Path) -> None:
     """points.npz (points (n, d), mean (d,)) and graph.graphml with the rates."""
     write_npz(folder / POINTS, {"points": answer.points, "mean": answer.mean})
-    write_graph(with_rates(plain_graph(graph), answer.rates), folder / GRAPH)
+    plain = plain_graph(graph)
+    schedule = schedule_of(plain)
+    carried = with_rates(plain, answer.rates)
+    if schedule is not None and len(answer.windows):
+        carried = with_window_rates(plain, answer.rates, answer.windows)
+    write_graph(carried, folder / GRAPH)
 
 
 def read_solution(folder: Path) -> Agreement:
@@ -52,4 +62,5 @@ def read_solution(folder: Path) -> Agreement:
         if graph.number_of_edges():
             raise ValueError(f"{GRAPH} carries no rates")
         rates = np.zeros(0)
-    return Agreement(points, rates)
+    schedule = schedule_of(graph)
+    return Agreement(points, rates) if schedule is None else Agreement(points, rates, schedule.rates)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from surefoot.core.certificate import Claim
-from surefoot.core.verify import Dossier, Verdict, compare, refute
+from surefoot.core.verify import Dossier, Verdict, compare
 from surefoot.decentralized.graphs import Edges, require_firing
 from surefoot.decentralized.problem import Network
 from surefoot.decentralized.verify_answer import EPS, network_of
@@ -35,23 +35,40 @@ def _gap_at_least(nodes: int, edges: Edges, rates: Array, least: float) -> bool:
     if nodes <= EXACT_NODES:
         bottom, share = Fraction(least), Fraction(least) / nodes
         matrix = [[share - (bottom if i == j else 0) for j in range(nodes)] for i in range(nodes)]
-        for (i, j), rate in zip(edges.tolist(), exact, strict=True):
-            matrix[i][i] += rate
-            matrix[j][j] += rate
-            matrix[i][j] -= rate
-            matrix[j][i] -= rate
-        return is_positive_semidefinite(matrix)
-    matrix_ = np.zeros((nodes, nodes))
-    for (i, j), rate in zip(edges.tolist(), rates, strict=True):
-        matrix_[i, i] += rate
-        matrix_[j, j] += rate
-        matrix_[i, j] = matrix_[j, i] = -rate
+        return is_positive_semidefinite(_added(matrix, edges, exact))
+    matrix_ = np.array(_added([[0.0] * nodes for _ in range(nodes)], edges, rates.tolist()))
     top = float(np.trace(matrix_))
     # lifting the vector of ones does not change the others; a factorisation that ends proves definiteness up to this shift
     shift = 8 * (nodes + 4) * EPS * (2 * top + nodes * least)
-    lifted = matrix_ + (top + least) / nodes - (least + shift) * np.eye(nodes)
+    return _factors(matrix_ + (top + least) / nodes - (least + shift) * np.eye(nodes))
+
+
+def dominates(nodes: int, edges: Edges, more: Array, factor: float, less: Array, share: float) -> bool:
+    """Proof that factor Lambda(more) - share Lambda(less) is positive semidefinite."""
+    if nodes <= EXACT_NODES:
+        weights = [
+            Fraction(factor) * Fraction(float(a)) - Fraction(share) * Fraction(float(b))
+            for a, b in zip(more, less, strict=True)
+        ]
+        return is_positive_semidefinite(_added([[Fraction(0)] * nodes for _ in range(nodes)], edges, weights))
+    matrix = np.array(_added([[0.0] * nodes for _ in range(nodes)], edges, (factor * more - share * less).tolist()))
+    top = 2 * float((factor * more + share * less).sum())
+    return _factors(matrix + top / nodes - 8 * (nodes + 4) * EPS * 2 * top * np.eye(nodes))
+
+
+def _added(matrix: list[list[Any]], edges: Edges, weights: list[Any]) -> list[list[Any]]:
+    """The matrix with weights b_e b_e' added to it."""
+    for (i, j), weight in zip(edges.tolist(), weights, strict=True):
+        matrix[i][i] += weight
+        matrix[j][j] += weight
+        matrix[i][j] -= weight
+        matrix[j][i] -= weight
+    return matrix
+
+
+def _factors(matrix: Array) -> bool:
     try:
-        np.linalg.cholesky(lifted)
+        np.linalg.cholesky(matrix)
     except np.linalg.LinAlgError:
         return False
     return True
@@ -96,7 +113,13 @@ def proved_slowness(net: Network, rates: Array, stored: Mapping[str, Any]) -> tu
         if chi1 or chi2:
             raise ValueError("a single node has no slowness")
         return 0.0, 0.0
-    return _proved(net.nodes, net.edges.tobytes(), rates.tobytes(), chi1, chi2)
+    return proved_slowness_of(net.nodes, net.edges, rates, chi1, chi2)
+
+
+def proved_slowness_of(nodes: int, edges: Edges, rates: Array, chi1: float, chi2: float) -> tuple[float, float]:
+    """The same for edges and rates at hand."""
+    require_firing(nodes, edges, rates)
+    return _proved(nodes, edges.tobytes(), rates.tobytes(), chi1, chi2)
 
 
 @cache
@@ -126,50 +149,50 @@ def gossip(claim: Claim, dossier: Dossier) -> Verdict:
 
 
 def design(claim: Claim, dossier: Dossier) -> Verdict:
-    """The total rate over the lower bound of the multipliers, whose two conditions are checked with room for rounding."""
+    """The total rate over the lower bound of the multipliers."""
     net = network_of(dossier)
     rates, found = rates_of(net, dossier), dossier.evidence["design.npz"]
     modes, potentials, weights = (np.asarray(found[k], dtype=np.float64) for k in ("modes", "potentials", "weights"))
-    count = len(net.edges)
-    if (
-        modes.ndim != 2
-        or modes.shape[1] != net.nodes
-        or potentials.shape != (count, net.nodes)
-        or weights.shape != (count,)
-    ):
-        return refute(claim, "the multipliers have the wrong shapes")
+    value = design_excess(net.nodes, net.edges, rates, modes, potentials, weights)
+    return compare(claim, value, supports="proved", bound=1e-2, rtol=1e-5, atol=1e-8)
+
+
+def design_excess(nodes: int, edges: Edges, rates: Array, modes: Array, potentials: Array, weights: Array) -> float:
+    """The relative excess, after checking the two conditions of the multipliers with room for rounding.
+
+    Raises:
+        ValueError: they prove nothing.
+    """
+    count = len(edges)
+    if modes.ndim != 2 or modes.shape[1] != nodes or potentials.shape != (count, nodes) or weights.shape != (count,):
+        raise ValueError("the multipliers have the wrong shapes")
     if not (np.isfinite(modes).all() and np.isfinite(potentials).all() and (weights >= 0).all()):
-        return refute(claim, "the multipliers are not finite, or a weight is negative")
+        raise ValueError("the multipliers are not finite, or a weight is negative")
     if not (np.abs(modes.sum(axis=1)) <= 1e-9 * np.abs(modes).sum(axis=1)).all():
-        return refute(claim, "the modes do not sum to zero over the nodes")
+        raise ValueError("the modes do not sum to zero over the nodes")
     if not (modes[np.arange(len(modes)), np.abs(modes).argmax(axis=1)] > 0).all():
-        return refute(claim, "the modes do not follow the convention that their largest entry is positive")
+        raise ValueError("the modes do not follow the convention that their largest entry is positive")
     room = 1 + 8 * EPS * (len(modes) + count + 8)
     load = np.zeros(count)
     own = np.zeros(count)
-    for e, (i, j) in enumerate(net.edges.tolist()):
+    for e, (i, j) in enumerate(edges.tolist()):
         load[e] = float(
             ((modes[:, i] - modes[:, j]) ** 2).sum() + (weights * (potentials[:, i] - potentials[:, j]) ** 2).sum()
         )
         own[e] = potentials[e, i] - potentials[e, j]
     if float(load.max()) * room > 1 + 1e-10:
-        return refute(claim, f"the multipliers put a load of {load.max():.12g} > 1 on an edge")
+        raise ValueError(f"the multipliers put a load of {load.max():.12g} > 1 on an edge")
     if float((modes**2).sum()) < float(weights.sum()) * (1 - 1e-10):
-        return refute(claim, "the multipliers are not balanced")
+        raise ValueError("the multipliers are not balanced")
     # both conditions hold up to 1e-10; scaling the multipliers by that much makes them hold
     lower = 2 * float((weights * own).sum()) * (1 - 1e-9)
-    chi1, chi2 = _float_slowness(net, rates)
-    value = float(rates.sum()) / (lower * math.sqrt(0.5 / (chi1 * chi2))) - 1
-    return compare(claim, value, supports="proved", bound=1e-2, rtol=1e-5, atol=1e-8)
+    chi1, chi2 = _float_slowness(nodes, edges, rates)
+    return float(rates.sum()) / (lower * math.sqrt(0.5 / (chi1 * chi2))) - 1
 
 
-def _float_slowness(net: Network, rates: Array) -> tuple[float, float]:
-    matrix = np.zeros((net.nodes, net.nodes))
-    for (i, j), rate in zip(net.edges.tolist(), rates, strict=True):
-        matrix[i, i] += rate
-        matrix[j, j] += rate
-        matrix[i, j] = matrix[j, i] = -rate
+def _float_slowness(nodes: int, edges: Edges, rates: Array) -> tuple[float, float]:
+    matrix = np.array(_added([[0.0] * nodes for _ in range(nodes)], edges, rates.tolist()))
     pseudo = np.linalg.pinv(matrix)
-    i, j = net.edges[rates > 0].T
+    i, j = edges[rates > 0].T
     resistance = pseudo[i, i] + pseudo[j, j] - 2 * pseudo[i, j]
     return float(np.linalg.eigvalsh(pseudo)[-1]), 0.5 * float(resistance.max())

@@ -47,11 +47,13 @@ def decays(
     y_weight: Fraction,
     curvature: tuple[Fraction, Fraction],
     chi: tuple[Fraction, Fraction],
+    noise: Fraction = Fraction(0),
 ) -> str:
     """'' if E Phi decays at rate rho for every problem and graph of these constants; otherwise what fails.
 
     The generator of Phi plus rho Phi is bounded by minus a quadratic form in the centred variables, term by term from the
-    dynamics; the form is positive semidefinite.
+    dynamics; the form is positive semidefinite. With `noise` gradients have a variance of at most noise D_i(x) beside a constant, which every
+    jump term turns into its own share of Phi.
     """
     chi1, chi2 = chi
     m, M = curvature[0] - c["nu"], curvature[1] - c["nu"]
@@ -93,9 +95,12 @@ def decays(
     for factor, v in ((one, xt), (at, yt), (y_weight, y), (cw, w)):
         form.add(rho * factor, v, v)
     # what is left of the Bregman distances, each at least m |x|^2 / 2 and at least |g|^2 / (2 M)
-    left = b * (c["eta"] - rho) + b * c["eta"]
+    spent = noise * (b * M * c["gamma"] ** 2 / 2 + c["gamma_twin"] ** 2 + at * c["delta"] ** 2)
+    if b * (c["eta"] - rho) < spent:
+        return "the noise of the gradients outweighs the decay of the distances"
+    left = b * (c["eta"] - rho) - spent + b * c["eta"]
     share = 2 * c["eta_twin"] / (left * m)
-    if share > 1:
+    if not 0 <= share <= 1:
         return "the distances do not cover the twin of x"
     form.add(-left * share * m / 2, x, x)
     form.add(-left * (1 - share) / (2 * M), g, g)
@@ -103,18 +108,32 @@ def decays(
     return "" if is_positive_semidefinite(negated) else "the quadratic form of the decay is not negative semidefinite"
 
 
-def _dynamics(net: Network, dossier: Dossier) -> tuple[dict[str, float], Mapping[str, Any], tuple[float, float]]:
-    stored = dossier.evidence["dynamics.json"]
-    if stored["engine"] not in ENGINES:
-        raise ValueError(f"there is no engine {stored['engine']!r}")
+def eleven_letters(stored: Mapping[str, Any]) -> dict[str, float]:
+    """The stored constants.
+
+    Raises:
+        ValueError: they are not the eleven letters, or not finite.
+    """
     constants = {name: float(stored["constants"][name]) for name in LETTERS}
     if set(stored["constants"]) != set(LETTERS) or not all(map(math.isfinite, constants.values())):
         raise ValueError("the constants are not the eleven letters, or not finite")
-    return constants, stored, proved_slowness(net, rates_of(net, dossier), stored)
+    return constants
+
+
+def dynamics(net: Network, dossier: Dossier) -> tuple[dict[str, float], Mapping[str, Any], tuple[float, float]]:
+    """The constants, all that is stored, and (chi1, chi2), proved.
+
+    Raises:
+        ValueError: they are not what they should be.
+    """
+    stored = dossier.evidence["dynamics.json"]
+    if stored["engine"] not in ENGINES:
+        raise ValueError(f"there is no engine {stored['engine']!r}")
+    return eleven_letters(stored), stored, proved_slowness(net, rates_of(net, dossier), stored)
 
 
 def _proved_rate(net: Network, dossier: Dossier) -> tuple[dict[str, float], Mapping[str, Any], tuple[float, float]]:
-    constants, stored, chi = _dynamics(net, dossier)
+    constants, stored, chi = dynamics(net, dossier)
     exact = {name: Fraction(value) for name, value in constants.items()}
     rho, weight = Fraction(float(stored["rho"])), Fraction(float(stored["y_weight"]))
     curvature = Fraction(net.mu), Fraction(net.smoothness)
@@ -128,14 +147,14 @@ def rate(claim: Claim, dossier: Dossier) -> Verdict:
     """The Lyapunov inequality in exact rationals, for the constants, the curvatures and the graph."""
     net = network_of(dossier)
     if claim.outcome == "undecided":
-        _dynamics(net, dossier)
+        dynamics(net, dossier)
         undecided = "rho" not in dossier.evidence["dynamics.json"]
         return compare(claim, None, supports=kind_of(net), undecided=undecided)
     _, stored, _ = _proved_rate(net, dossier)
     return compare(claim, float(stored["rho"]), supports=kind_of(net), rtol=1e-12)
 
 
-def _potential(net: Network, c: Mapping[str, float], stored: Mapping[str, Any], chi1: float, dossier: Dossier) -> float:
+def potential(net: Network, c: Mapping[str, float], stored: Mapping[str, Any], chi1: float, dossier: Dossier) -> float:
     """factor Phi(0) of the mean-square bound, from the gradients at the mean of the start."""
     start = np.asarray(dossier.evidence["start.npz"]["start"], dtype=np.float64)
     if start.shape != (net.nodes, net.dim) or not np.isfinite(start).all():
@@ -163,7 +182,7 @@ def mean_square(claim: Claim, dossier: Dossier) -> Verdict:
     time = float(stored["time"])
     if not 0 <= time < math.inf:
         return refute(claim, "the time is not finite")
-    value = _potential(net, c, stored, chi[0], dossier) * math.exp(-float(stored["rho"]) * time)
+    value = potential(net, c, stored, chi[0], dossier) * math.exp(-float(stored["rho"]) * time)
     return compare(claim, value, supports=kind_of(net), rtol=1e-6)
 
 
@@ -171,8 +190,18 @@ def sufficient_time(claim: Claim, dossier: Dossier) -> Verdict:
     """log(factor Phi(0) / (goal^2 p)) / rho, by Ville's inequality for the supermartingale exp(rho t) Phi(t)."""
     net = network_of(dossier)
     c, stored, chi = _proved_rate(net, dossier)
+    goal, failure = require_goal(claim, stored)
+    value = math.log(potential(net, c, stored, chi[0], dossier) / (goal**2 * failure)) / float(stored["rho"])
+    return compare(claim, value, supports=kind_of(net), rtol=1e-6)
+
+
+def require_goal(claim: Claim, stored: Mapping[str, Any]) -> tuple[float, float]:
+    """The stored goal and failure probability, which the statement must name.
+
+    Raises:
+        ValueError: it names others.
+    """
     goal, failure = float(stored["goal"]), float(stored["failure"])
     if f"within {goal:g} " not in claim.statement or f"probability {1 - failure:g} " not in claim.statement:
-        return refute(claim, "the statement speaks of another goal or probability")
-    value = math.log(_potential(net, c, stored, chi[0], dossier) / (goal**2 * failure)) / float(stored["rho"])
-    return compare(claim, value, supports=kind_of(net), rtol=1e-6)
+        raise ValueError("the statement speaks of another goal or probability")
+    return goal, failure

@@ -91,6 +91,8 @@ def advance(
     groups: int,
     kind: int,
     knee: wp.float64,
+    picks: wp.array(dtype=wp.int32),
+    batch: int,
 ):
     replica = wp.tid()
     base = replica * nodes
@@ -122,7 +124,13 @@ def advance(
             else:
                 for g in range(groups):
                     scratch[own + g] = vec8()
-                for row in range(begin, end):
+                count = end - begin
+                if batch > 0:
+                    count = batch
+                for r in range(count):
+                    row = begin + r
+                    if batch > 0:
+                        row = begin + picks[k * batch + r]
                     z = zero
                     for h in range(groups):
                         z += wp.dot(rows[row * groups + h], values[at + h])
@@ -139,7 +147,7 @@ def advance(
                         slope = wp.clamp(z - y, -knee, knee)
                     for h in range(groups):
                         scratch[own + h] = scratch[own + h] + slope * rows[row * groups + h]
-                scale = one / wp.float64(end - begin)
+                scale = one / wp.float64(count)
                 for g in range(groups):
                     scratch[own + g] = scale * scratch[own + g]
             shift = ridge[w] - nu

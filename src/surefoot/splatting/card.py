@@ -79,7 +79,12 @@ class Options:
     """Without input: the stereo pair, or a generated turntable."""
     stride: int = 5
     """Stereo sample: one point for so many pixels along each axis."""
+    shapes: int = 400
+    """One picture as input: so many convexes draw it (its longer side is at most 400 pixels, or as `reduce` says)."""
 
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")  # one of them as the input is drawn in the plane
+PICTURE_WIDEST = 400  # pixels
 
 FALLBACK = Sample(
     id="turntable",
@@ -104,11 +109,23 @@ def load(options: Options, inputs: Inputs) -> Any:
     from surefoot.splatting.loading import read_capture
 
     if inputs.has("photos"):
+        path = inputs.path("photos")
+        if path.suffix.lower() in PICTURES:
+            return _picture(options, path)
         return read_capture(
-            inputs.path("photos"), options.reduce, options.hold_out, options.background, options.images, options.sequence,
+            path, options.reduce, options.hold_out, options.background, options.images, options.sequence,
             test=options.test,
         )  # fmt: skip
     return _sample(options, inputs)
+
+
+def _picture(options: Options, path: Path) -> Any:
+    """One picture, to be drawn in the plane; behind it lies its mean colour, or the background that was asked for."""
+    from surefoot.data.posed_photos import read_picture
+    from surefoot.splatting.problem import Picture
+
+    pixels = read_picture(path, options.reduce, PICTURE_WIDEST)
+    return Picture.of(pixels, path.name, options.background if any(options.background) else None)
 
 
 def _sample(options: Options, inputs: Inputs) -> Any:
@@ -150,16 +167,26 @@ def method(options: Options) -> Any:
     )  # fmt: skip
 
 
+def drawing(options: Options) -> Any:
+    """The method that draws one picture, as the options describe it."""
+    from surefoot.splatting.rasterize import Settings
+    from surefoot.splatting.vectorise import VectorisePicture
+
+    settings = Settings(threshold=options.threshold, threads=options.render_threads)
+    return VectorisePicture(horizon=options.steps, shapes=options.shapes, corners=options.corners, settings=settings)
+
+
 def run(options: Options, problem: Any, run: RunDir | None) -> Result[Any]:
     """Training, then the certificate. torch gets one thread: its others would wait busily beside the rasteriser's."""
     import torch
 
     from surefoot.core.solve import solve
+    from surefoot.splatting.problem import Picture
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return solve(problem, method(options), run=run)
+        return solve(problem, drawing(options) if isinstance(problem, Picture) else method(options), run=run)
     finally:
         torch.set_num_threads(threads)
 
@@ -175,8 +202,10 @@ def tiny() -> Sequence[tuple[Any, Any]]:
     """A small turntable: shares, the published rule, harmonics, half precision."""
     from dataclasses import replace
 
+    from surefoot.splatting.problem import Picture
     from surefoot.splatting.rasterize import Settings
     from surefoot.splatting.train import TrainConvexes
+    from surefoot.splatting.vectorise import VectorisePicture
 
     problem = tiny_capture()
     short = TrainConvexes(
@@ -187,6 +216,7 @@ def tiny() -> Sequence[tuple[Any, Any]]:
         (problem, short),
         (problem, replace(short, rule="threshold", split_threshold=1e-4, settings=Settings(compat="paper"))),
         (problem, replace(short, degree=3, degree_every=5, corners=4, light=True)),
+        (Picture.of(problem.photos[0]), VectorisePicture(horizon=24, shapes=12, rounds=3, corners=5, block=4)),
     ]
 
 
@@ -232,7 +262,10 @@ CARD = System(
         ),
     },
     inputs=(
-        InputSpec("photos", "folder: COLMAP, transforms.json, scene.npz, or photos alone; or one capture.npz", (".npz", "")),
+        InputSpec(
+            "photos", "folder: COLMAP, transforms.json, scene.npz, or photos alone; one capture.npz; or one picture to draw in 2D",
+            (".npz", "", *PICTURES),
+        ),
     ),
     figures=later("surefoot.splatting.figures:figures"),
     headline=later("surefoot.splatting.figures:headline"),

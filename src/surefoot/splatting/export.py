@@ -11,6 +11,7 @@ import numpy as np
 
 from surefoot.data.scene3d import Mesh, Scene3D, SceneCamera
 from surefoot.records.files import UnsafeFileError, read_json, write_bytes, write_json
+from surefoot.splatting.drawing import write_svg
 from surefoot.splatting.exchange import (
     VERSION,
     ConvexSet,
@@ -20,7 +21,7 @@ from surefoot.splatting.exchange import (
     write_gaussians,
     write_meshes,
 )
-from surefoot.splatting.problem import Capture, Trained
+from surefoot.splatting.problem import Capture, Picture, Trained
 from surefoot.splatting.turntable import orbit, write_gif
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ FEW = 3000  # convexes whose hulls and Gaussians are written without being asked
 
 def write_scene(scene: Trained, problem: Capture, folder: Path) -> None:
     """`convexes.safetensors` and `camera.json` (read back), and for other programs `convexes.ply`, `turn.gif`, and for up to 3,000
-    convexes `gaussians.ply` and `hulls.glb` (`write_for_others` writes them for any number)."""
+    convexes `gaussians.ply` and `hulls.glb` (`write_for_others` writes them for any number). A picture is also drawn as `picture.svg`,
+    and does not turn."""
     from safetensors.numpy import save
 
     arrays = {name: np.ascontiguousarray(getattr(scene, name), dtype=np.float32) for name in ARRAYS}
@@ -50,7 +52,9 @@ def write_scene(scene: Trained, problem: Capture, folder: Path) -> None:
     write_convexes(folder / "convexes.ply", convexes)
     if len(convexes.points) <= FEW:
         write_for_others(convexes, folder)
-    if scene.near > 0 and scene.focal > 0 and 0 <= scene.threshold < 1:
+    if isinstance(problem, Picture):
+        write_svg(folder / "picture.svg", scene, problem)
+    elif scene.near > 0 and scene.focal > 0 and 0 <= scene.threshold < 1:
         write_gif(folder / "turn.gif", turn(scene, problem, FRAMES))
 
 

@@ -20,21 +20,58 @@ LINE, SECOND = "#1f5f8b", "#d1603d"
 def headline(reader: RunReader) -> str:
     """What was found, in one sentence."""
     claims = {claim.name: claim for claim in read_claims(reader)}
+    picture = (reader.answer_dir / "picture.svg").is_file()
     shown = "held-out" if "held-out" in claims["psnr"].statement else "trained"
     rows = reader.history
     start = rows.get("held_out_psnr")
     rise = f", from {float(start[0]):.1f} dB" if start is not None and len(start) and shown == "held-out" else ""
     number = int(rows["convexes"][-1]) if "convexes" in rows and len(rows["convexes"]) else 0
     return (
-        f"{number:,} convexes show the {shown} photos at {float(claims['psnr'].value or 0):.1f} dB (SSIM "
+        f"{number:,} convexes show the {'picture' if picture else f'{shown} photos'} at {float(claims['psnr'].value or 0):.1f} dB (SSIM "
         f"{float(claims['ssim'].value or 0):.3f}){rise}; half of the pixels are within "
         f"{255 * float(claims['error-bound'].value or 0):.1f} of 255 grey levels of the exact model."
     )
 
 
 def figures(reader: RunReader) -> Sequence[Figure]:
-    """A judged photo as it is rendered, where it differs, and the PSNR along training."""
-    return [_pictures(reader), _training(reader)]
+    """A judged photo as it is rendered, where it differs, and the PSNR along training; of a picture also the outlines."""
+    drawn = [_outlines(reader)] if (reader.answer_dir / "picture.svg").is_file() else []
+    return [_pictures(reader), *drawn, _training(reader)]
+
+
+def _outlines(reader: RunReader) -> Figure:
+    """Half levels of the convexes over the picture, in plain lines."""
+    from matplotlib.collections import PolyCollection
+    from matplotlib.figure import Figure as Canvas
+
+    from surefoot.splatting.drawing import outlines
+    from surefoot.splatting.export import read_scene
+    from surefoot.splatting.harmonics import SH0
+
+    photo = np.clip(reader.evidence("photo.npz")["photo"], 0, 1)
+    scene = read_scene(reader.answer_dir)
+    border, filled, solid = outlines(scene, reader.evidence("cameras.npz")["matrices"][0])
+    height, width = photo.shape[:2]
+    canvas = Canvas(figsize=(9.6, 4.8 * height / width + 0.3), layout="constrained")
+    shades = np.concatenate([np.clip(0.5 + SH0 * scene.sh0, 0, 1), filled[:, None]], axis=1)
+    chosen = np.flatnonzero(solid & (filled > 1 / 255))[::-1]
+    shapes, lines = canvas.subplots(1, 2)
+    shapes.set_title("shapes", fontsize=9)
+    shapes.set_facecolor(np.clip(scene.background, 0, 1))
+    shapes.add_collection(PolyCollection(list(border[chosen]), facecolors=shades[chosen]))
+    lines.set_title("outlines", fontsize=9)
+    lines.imshow(1 - 0.4 * (1 - photo), extent=(0, width, height, 0))
+    lines.add_collection(PolyCollection(list(border[chosen]), facecolors="none", edgecolors=LINE, linewidths=0.5))
+    for axis in (shapes, lines):
+        axis.set_xlim(0, width)
+        axis.set_ylim(height, 0)
+        axis.set_aspect("equal")
+        axis.set_xticks([])
+        axis.set_yticks([])
+    return Figure(
+        "outlines", "The convexes where each is half as opaque as it can be, filled and as lines over the picture; the drawing has no soft "
+        "edges.", canvas, alt="Shapes and outlines",
+    )  # fmt: skip
 
 
 def _pictures(reader: RunReader) -> Figure:
@@ -42,7 +79,7 @@ def _pictures(reader: RunReader) -> Figure:
 
     image = np.clip(reader.evidence("renders.npz")["image_0"], 0, 1)
     photo = np.clip(reader.evidence("photo.npz")["photo"], 0, 1)
-    panels = [("photo", photo), ("rendered", image)]
+    panels = [("picture" if (reader.answer_dir / "picture.svg").is_file() else "photo", photo), ("rendered", image)]
     height, width = image.shape[:2]
     canvas = Canvas(figsize=(9.6, 9.6 / 3 * height / width + 0.4), layout="constrained")
     axes = canvas.subplots(1, 3)
@@ -66,7 +103,9 @@ def _training(reader: RunReader) -> Figure:
     rows = reader.history
     canvas = Canvas(figsize=(6.4, 3.0), layout="constrained")
     left = canvas.subplots()
-    left.plot(rows["k"], rows["photo_psnr"], color=SECOND, lw=0.8, alpha=0.7, label="the photo of the step")
+    left.plot(
+        rows["k"], rows["photo_psnr"], color=SECOND, lw=0.8, alpha=0.7, label="the photo (or picture) of the step"
+    )
     if "held_out_psnr" in rows:
         left.plot(rows["k"], rows["held_out_psnr"], color=LINE, lw=1.6, label="held out")
     left.set_xlabel("steps")

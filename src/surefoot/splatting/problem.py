@@ -10,7 +10,7 @@ import numpy as np
 
 from surefoot.records.fingerprint import fingerprint
 
-__all__ = ["Capture", "Trained"]
+__all__ = ["Capture", "Picture", "Trained"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 EXTENT = 5.0  # of the cameras, in the units that the published step sizes are made for
@@ -90,6 +90,42 @@ class Capture:
     def middle(self) -> Array:
         """The origin of training."""
         return self.places[list(self.train)].mean(axis=0)
+
+
+@dataclass(frozen=True, eq=False)
+class Picture(Capture):
+    """One picture as the plane z = 1 before one camera."""
+
+    @staticmethod
+    def of(image: Any, name: str = "picture", background: tuple[float, float, float] | None = None) -> Picture:
+        """The picture ``(height, width, 3)`` or ``(height, width)``, floating point in [0, 1] or 8-bit.
+
+        Args:
+            background: behind everything; None takes the picture's mean colour.
+
+        Raises:
+            ValueError: another shape, values out of range or not finite, fewer than 2 x 2 pixels.
+        """
+        pixels = np.asarray(image)
+        if pixels.dtype == np.uint8:
+            pixels = pixels / np.float32(255)
+        if pixels.ndim == 2:
+            pixels = np.repeat(pixels[..., None], 3, axis=-1)
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or min(pixels.shape[:2]) < 2 or pixels.dtype.kind != "f":
+            raise ValueError(
+                f"{name} is {pixels.dtype} {pixels.shape}; expected (height, width, 3) or (height, width), floating point or 8-bit"
+            )
+        if not np.isfinite(pixels).all() or pixels.min() < 0 or pixels.max() > 1:
+            raise ValueError(f"{name} has values that are not finite or outside [0, 1]")
+        pixels = np.ascontiguousarray(pixels, dtype=np.float32)
+        height, width = pixels.shape[:2]
+        focal = float(max(height, width))
+        mean = pixels.mean(axis=(0, 1), dtype=float)
+        matrix = np.array([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]])
+        return Picture(
+            (name,), (pixels,), matrix[None], np.eye(4)[None], (), np.array([[0.0, 0.0, 1.0]]), np.full((1, 3), 128, np.uint8), (None,),
+            background or (float(mean[0]), float(mean[1]), float(mean[2])), focal,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

@@ -42,10 +42,12 @@ def project(points: Tensor, view: Tensor, matrix: Tensor) -> Projected:
     return Projected(torch.stack([u, v], dim=-1), depths.mean(dim=1), depths)
 
 
-def hull_successors(corners: Tensor) -> Tensor:
+def hull_successors(corners: Tensor, turn: float = TURN) -> Tensor:
     """The next hull corner of each hull corner, counter-clockwise in (x, y), and -1 for points that are none: ``(N, K)``.
 
-    From i to j runs an edge of the strict hull iff every other point lies to its left, or between them.
+    From i to j runs an edge of the strict hull iff every other point lies to its left, or between them (a sine of at most `turn`, seen
+    from i). A corner that is passed over so, but from which the next edge would also begin, is none. Should several such corners leave
+    no closed ring, turns of any size count.
     """
     with torch.no_grad():
         number, many = corners.shape[:2]
@@ -58,7 +60,7 @@ def hull_successors(corners: Tensor) -> Tensor:
         length = square.sqrt()
         cross = step[..., :, None, 0] * step[..., None, :, 1] - step[..., :, None, 1] * step[..., None, :, 0]
         along = (step[..., :, None, :] * step[..., None, :, :]).sum(dim=-1)  # its (j, j) is `square` to the bit
-        straight = cross.abs() <= TURN * length[..., :, None] * length[..., None, :]
+        straight = cross.abs() <= turn * length[..., :, None] * length[..., None, :]
         between = straight & (along >= 0) & (along <= square[..., :, None])
         left = (cross > 0) & ~straight
         fits = (left | between | ~single[:, None, None, :]).all(dim=-1)
@@ -67,6 +69,17 @@ def hull_successors(corners: Tensor) -> Tensor:
         flat = straight.flatten(1).all(dim=1) | (extent < LEAST)
         found = torch.where(fits.any(dim=2), fits.to(torch.int8).argmax(dim=2), torch.full((number, many), -1))
         found[flat] = -1
+        empty = (found < 0).all(dim=1)
+        for _ in range(many):
+            reached = torch.zeros(number, many + 1, dtype=torch.bool)
+            reached.scatter_(1, torch.where(found < 0, many, found), True)
+            lone = (found >= 0) & ~reached[:, :many]
+            if not lone.any():
+                break
+            found[lone] = -1
+        torn = (found < 0).all(dim=1) & ~empty
+        if turn > 0 and torn.any():
+            found[torn] = hull_successors(corners[torn], 0.0)
         return found
 
 

@@ -73,6 +73,14 @@ def hull(xs: floats, ys: floats, n: int):
         m = 16
     elif m > 1 and chain[m - 1] == chain[0]:
         m -= 1
+    if m > 3:  # the chain begins at its first point, which may lie on the edge that passes there
+        p = chain[m - 1]
+        q = chain[0]
+        at = chain[1]
+        if turn_of(xs[q] - xs[p], ys[q] - ys[p], xs[at] - xs[p], ys[at] - ys[p]) <= 0.0:
+            m -= 1
+            for i in range(m):
+                chain[i] = chain[i + 1]
     return chain, m
 
 
