@@ -6,7 +6,7 @@ Gauss-Newton). The graph of the rows is kept between products where memory allow
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -135,7 +135,7 @@ class CurvatureOperator:
 
 
 @contextmanager
-def batch_statistics(model: nn.Module) -> Iterator[None]:
+def batch_statistics(model: nn.Module) -> Generator[None, None, None]:
     """Inside, batch normalisation takes the statistics of its batch, and leaves the running ones alone."""
     norms: list[Any] = [m for m in model.modules() if isinstance(m, MIXING[0])]
     before = [(m.training, m.track_running_stats) for m in norms]

@@ -258,12 +258,13 @@ class CurvatureScheduler:
         place = int(ritz.abs().argmax())
         top, bound = float(ritz[place]), float(run.residual_bounds()[place])
         direction = run.basis[: run.steps].T @ vectors[:, place]
-        self._top = direction / torch.linalg.vector_norm(direction)
+        direction = direction / torch.linalg.vector_norm(direction)
+        self._top = direction
         largest = abs(top) + decay
         if top > 0 and self.batch < self.rows and not ghost:
             case = Curvature(self.model, x, y, self.criterion, self.kind, Plan((1,)), None)
             share = 1 / self.batch - 1 / self.rows  # a part's batch is a batch of the whole, too
-            largest = law.moved_eigenvalue(top, directional_variance(case, self._top) * share, 1.0) + decay
+            largest = law.moved_eigenvalue(top, directional_variance(case, direction) * share, 1.0) + decay
         mu = typical_curvature(ritz, vectors[0].square(), self.typical) + decay
         before = self.history[-1].rate if self.history else float(group["lr"])
         if largest <= 0:
