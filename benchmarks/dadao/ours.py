@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import networkx as nx
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -23,6 +24,7 @@ from surefoot.decentralized.constants import certified_constants, certified_rate
 from surefoot.decentralized.events import Clocks
 from surefoot.decentralized.graphs import named_graph, rate_matrix, scaled_to, slowness, uniform_rates
 from surefoot.decentralized.loading import standardised
+from surefoot.decentralized.mixing import mixing_rate
 from surefoot.decentralized.problem import Network, linear_consensus, network
 from surefoot.decentralized.rates import optimal_rates
 from surefoot.decentralized.rounds import Rounds
@@ -242,7 +244,97 @@ def _potential(net: Network, c: Any, y_weight: float, rates: np.ndarray, best: n
     return phi
 
 
-KINDS = {"events": events, "gossip": gossip, "rounds": rounds, "bound": bound}
+def changing(request: dict[str, Any]) -> dict[str, Any]:
+    """Random geometric graphs of 16 nodes that take turns: Phi_k times exp(rho t) over the prices paid and Phi_0(0), at some times of many runs."""
+    from dataclasses import replace
+
+    from surefoot.decentralized.event_gossip import EventGossip
+    from surefoot.decentralized.schedule import changing_graph
+    from surefoot.decentralized.windows import paid, prices, window_rate, window_slowness
+
+    graphs, seed = [], 0
+    while len(graphs) < request["graphs"]:
+        seed += 1
+        made: Any = nx.random_geometric_graph(16, 0.4, seed=seed)
+        if nx.is_connected(made):
+            graphs.append(nx.Graph(made.edges))
+    base, best = problem("diabetes", "complete:16"), minimiser("diabetes", "complete:16")
+    asked = Consensus(base.objectives, changing_graph([_plain(g) for g in graphs], [request["window"]] * len(graphs)))
+    net = network(asked)
+    method = EventGossip(tolerance=0.0, product=request["product"], check_every=1e9, block=10**7)
+    began, runs = time.perf_counter(), request["runs"]
+    first = method.init(asked, None, Streams(0))
+    c, plan = first.letters, first.switching
+    assert plan is not None
+    chi = window_slowness(net.nodes, net.edges, plan.rates) * (1 + 1e-10)
+    rate = window_rate(c, plan, net.mu, net.smoothness, chi)
+    assert rate is not None
+    logs = np.log(prices(c, plan, rate, net.nodes, net.edges, chi))
+    phis = [_potential(net, plan.constants(c, k), rate.y_weight, row, best) for k, row in enumerate(plan.rates)]
+    start = phis[0](first.values)
+    states = [
+        replace(first, streams=Streams(k), values=first.values.copy(), clocks=first.clocks.copy(), counts={})
+        for k in range(runs)
+    ]
+    means, errors, sizes, now = [], [], np.zeros(runs), 0.0
+    top = np.zeros(runs)
+    for units in request["units"]:
+        ratios = np.zeros(runs)
+        for k, state in enumerate(states):
+            state.limit = int(units * (net.nodes + state.rates.sum()))
+            method.step(asked, state)
+            moved = reference.at_time(c, state.values, state.clocks, state.time)
+            sizes[k] = phis[state.visit % len(phis)](moved)
+            ratios[k] = sizes[k] / start * math.exp(rate.rho * state.time - paid(logs, plan.durations, state.time))
+        means.append(ratios.mean())
+        errors.append(ratios.std(ddof=1) / math.sqrt(runs))
+        top = np.maximum(top, ratios)
+        now = float(np.mean([state.time for state in states]))
+    decay = rate.rho - float(logs.sum() / plan.durations.sum())
+    value = {
+        "rho": rate.rho, "price": float(np.exp(logs.mean())), "certified_decay": decay,
+        "seen_decay": float(np.log(start / sizes.mean()) / now), "largest_mean": max(means),
+        "worst_errors_above": max((m - 1) / e for m, e in zip(means, errors, strict=True)), "passed_20": int((top > 20).sum()),
+    }  # fmt: skip
+    return {"seconds": time.perf_counter() - began, "value": value}
+
+
+def _plain(graph: Any) -> Any:
+    made: Any = nx.Graph()
+    made.add_nodes_from(range(16))
+    made.add_edges_from(graph.edges)
+    return made
+
+
+def averages(request: dict[str, Any]) -> dict[str, Any]:
+    """Exchanges until the mean squared distance to the average is `target`, with and without momentum; values are the nodes' mean rows."""
+    from surefoot.decentralized.momentum import ContinuizedGossip
+    from surefoot.decentralized.nonconvex import averaging
+
+    made = named_graph(request["graph"])
+    values = np.random.default_rng(0).normal(size=(len(made), 4))
+    asked, best = averaging(values, made), values.mean(axis=0)
+    method = ContinuizedGossip(momentum=request["momentum"], tolerance=0.0, check_every=1e9, block=max(1, len(made)))
+    began, spent = time.perf_counter(), []
+    first = method.init(asked, None, Streams(0))
+    for seed in range(request["seeds"]):
+        state = method.init(asked, None, Streams(seed)) if seed else first
+        while ((state.points() - best) ** 2).sum(axis=1).mean() > request["target"]:
+            method.step(asked, state)
+        spent.append(state.k)
+    chi = slowness(len(made), network(asked).edges, first.rates)
+    rate = mixing_rate(first.letters, *chi)
+    return {"seconds": time.perf_counter() - began, "value": {"exchanges": spent, "rate": rate}}
+
+
+KINDS = {
+    "changing": changing,
+    "averages": averages,
+    "events": events,
+    "gossip": gossip,
+    "rounds": rounds,
+    "bound": bound,
+}
 
 if __name__ == "__main__":
     serve(lambda request: KINDS[request["kind"]](request))

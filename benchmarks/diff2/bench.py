@@ -29,11 +29,11 @@ GRID: dict[str, dict[str, dict[str, Any]]] = {
         "plain noisy gradients": {"restart": 1, "step_length": 0.125, "clip_gradient": 1.0},
     },
     "california": {
-        "DIFF2": {"restart": 20, "step_length": 0.25, "clip_gradient": 1.0, "clip_difference": 3.0},
+        "DIFF2": {"restart": 20, "step_length": 0.125, "clip_gradient": 3.0, "clip_difference": 10.0},
         "plain noisy gradients": {"restart": 1, "step_length": 0.125, "clip_gradient": 3.0},
     },
 }  # fmt: skip
-"""The published setting with the sheet's best small-grid choices; tuned on the data, which no account covers."""
+"""The published setting with the best choices of a small grid; tuned on the data, which no account covers."""
 
 
 def main(bench: Bench) -> None:
@@ -143,6 +143,7 @@ def train(bench: Bench, name: str) -> None:
             "query": ("DIFF2 with final query", 3.0, ours),
             "strict": ("DIFF2", 1.0, {**ours, "query_share": 0.0}),
             "loose": ("DIFF2", 5.0, {**ours, "query_share": 0.0}),
+            "noiseless": ("as good as no noise, nothing clipped", 1e5, {**plain, "clip_gradient": 100.0, "query_share": 0.0}),
         }
         rounds, title = (
             (40 if bench.quick else ROUNDS),

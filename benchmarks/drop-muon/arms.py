@@ -38,7 +38,7 @@ class Arm:
     """A training run.
 
     Args:
-        method: full, uniform, uniform-sqrt (lr / sqrt P), epoch-shift, auto, torch-muon, kj, adamw or sgd.
+        method: full, uniform, uniform-sqrt (lr / sqrt P), uniform-inverse (lr / P), epoch-shift, auto, torch-muon, kj, adamw or sgd.
         setting: network, width, depth, batch, lr, seed, classes, dtype of Newton-Schulz ("float32" or "bfloat16"), steps.
     """
 
@@ -108,13 +108,14 @@ class Arm:
             "auto": Auto(),
             "epoch-shift": EpochShift(8, steps_per_epoch=max(1, steps // 8)),
             "uniform-sqrt": "uniform",
+            "uniform-inverse": "uniform",
         }.get(self.method, self.method)
         blocks = self.model.blocks() if self.language else None  # type: ignore[operator]
         groups = layers_from_module(self.model, blocks)
         dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.setting["dtype"]]
         return DropMuon(
             groups, lr, sampling=sampling, momentum=0.9, auxiliary_scale=AUXILIARY, seed=self.setting["seed"], ns_dtype=dtype,
-            lr_compensation=0.5 if self.method == "uniform-sqrt" else 0.0,
+            lr_compensation={"uniform-sqrt": 0.5, "uniform-inverse": 1.0}.get(self.method, 0.0),
         )  # fmt: skip
 
     def _rows(self, k: int) -> Tensor:

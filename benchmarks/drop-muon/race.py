@@ -13,7 +13,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,13 @@ from harness import Side, Worker
 HERE = Path(__file__).resolve().parent
 CELLS = HERE / "cells"
 TURN = 5
-MORE = 1.6  # methods that drop layers may take so many times the yardstick's steps
+MORE = {
+    "cnn": 1.6,
+    "mlp": 2.2,
+    "transformer": 1.8,
+}  # methods that drop layers may take so many times the yardstick's steps
+SMALL = 0.005  # far below the tuned rates: where full steps, too, are shorter than they might be
+USUAL = 0.02  # the default rate of DropMuon; "the same rate" of published comparisons is a default, not a tuned one
 RATES = (0.08, 0.04, 0.02, 0.01)
 SEEDS = (1, 2, 3, 4, 5)
 SMOOTHING = 0.85
@@ -73,6 +79,9 @@ VARIANTS = (
     Variant("transformer, batch 64", "transformer", 48, 6, 64, 60, dtype="bfloat16"),
     Variant("transformer, width 96", "transformer", 96, 6, 16, 80, dtype="bfloat16"),
 )
+
+
+REGIMES = tuple(replace(VARIANTS[i], steps=160) for i in (0, 1, 2, 3))
 
 
 def digits(folder: Path | None) -> tuple[torch.Tensor, ...]:
@@ -139,8 +148,8 @@ def cell(
     began = time.process_time()
     with tempfile.TemporaryDirectory() as scratch:
         for method, lr in rates.items():
-            drops = method in ("uniform", "auto", "uniform-sqrt", "epoch-shift")
-            steps = round(variant.steps * (MORE if drops else 1))
+            drops = method in ("uniform", "auto", "uniform-sqrt", "uniform-inverse", "epoch-shift")
+            steps = round(variant.steps * (MORE[variant.network] if drops else 1))
             setting = variant.setting(lr, seed, classes, steps)
             if method == "kj":
                 file = Path(scratch) / "data.npz"
@@ -208,12 +217,16 @@ def tune(variant: Variant, data: Any, left: Any) -> tuple[dict[str, float], list
 
 
 def finals(variant: Variant, best: dict[str, float], data: Any, left: Any) -> dict[str, list[dict[str, Any]]]:
-    """Five seeds at the yardstick's best rate ("equal"), each method at its own ("tuned"), and "auto" at the yardstick's, as far as time allows."""
+    """Five seeds at the yardstick's best rate ("equal"), all at the default rate ("usual"), each method at its own ("tuned"), and "auto" at
+    the yardstick's, as far as time allows."""
     yard = best[variant.yardstick]
-    out: dict[str, list[dict[str, Any]]] = {"equal": [], "tuned": [], "auto": []}
+    out: dict[str, list[dict[str, Any]]] = {"usual": [], "inverse": [], "equal": [], "tuned": [], "auto": []}
     ours = [m for m in best if m not in ("adamw", "sgd")]
     for seed in SEEDS:
         plans = {"auto": {variant.yardstick: yard, "auto": yard}, "equal": dict.fromkeys(ours, yard)}
+        if yard != USUAL and variant.name in {v.name for v in VARIANTS[:3]}:
+            plans["usual"] = dict.fromkeys([m for m in ours if m != "kj"], USUAL)
+            plans["inverse"] = dict.fromkeys([variant.yardstick, "uniform-inverse"], USUAL)
         apart = [m for m in best if best[m] != yard]
         if apart:
             plans["tuned"] = {m: best[m] for m in best if m == variant.yardstick or m in apart or m in ("adamw", "sgd")}
@@ -221,4 +234,14 @@ def finals(variant: Variant, best: dict[str, float], data: Any, left: Any) -> di
             path = CELLS / f"{slug(variant)}-{kind}-{seed}.json"
             if path.is_file() or left():
                 out[kind].append(cell(variant, rates, seed, data, path))
+    return out
+
+
+def at_small_rates(variant: Variant, data: Any, left: Any) -> list[dict[str, Any]]:
+    """The yardstick and uniform dropping with lr / P, both at `SMALL`."""
+    out = []
+    for seed in SEEDS:
+        path = CELLS / f"{slug(variant)}-small-{seed}.json"
+        if path.is_file() or left():
+            out.append(cell(variant, dict.fromkeys([variant.yardstick, "uniform-inverse"], SMALL), seed, data, path))
     return out

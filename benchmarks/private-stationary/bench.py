@@ -62,11 +62,11 @@ def certified(bench: Bench, file: Path, folder: Path) -> None:
     """Equal budget, equal final queries, equal gradient evaluations."""
     ours = Worker(OURS, bench.threads)
     peers = {s.name: Worker(s, bench.threads) for s in (OPACUS, DIFFPRIVLIB)} if bench.peers else {}
-    rows, runs = [], 1 if bench.quick else 3
+    rows, runs = [], 1 if bench.quick else 10
     first: dict[str, Any] = {}
     for epsilon in EPSILONS:
         searched = epsilon_of(mu_for(epsilon, DELTA) * math.sqrt(1.0 - QUERIES), DELTA)
-        for label, phase in (("DP gradient descent", 1), ("SpiderBoost, phase 10", 10)):
+        for label, phase in (("default: phase 1, DP gradient descent", 1), ("SpiderBoost, phase 10", 10)):
             asked = shared(
                 file, label, epsilon, kind="run", method="spider", options={"phase": phase, "iterations": STEPS}
             )
@@ -168,7 +168,7 @@ def time_of_a_step(bench: Bench, file: Path, folder: Path) -> None:
     number = 40
     options = {"steps": number, "step_size": 1.0, "multiplier": 100.0}
     rows = []
-    for label, phase in (("DP gradient descent", 1), ("SpiderBoost, phase 10", 10)):
+    for label, phase in (("default: phase 1, DP gradient descent", 1), ("SpiderBoost, phase 10", 10)):
         sides = [OURS, OPACUS] if bench.peers else [OURS]
         worker_rows = _steps(bench, sides, file, label, phase, options)
         rows += worker_rows

@@ -109,3 +109,40 @@ def test_mnist_test_split(surefoot_data: Path) -> None:
     assert table.labels is not None
     assert np.bincount(table.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     assert read_idx(surefoot_data / "lipschitz-smoothing" / "t10k-labels-idx1-ubyte.gz").dtype == np.uint8
+
+
+def _cifar_rows(n, coarse, seed):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 10, size=(n, 1 + coarse), dtype=np.uint8)
+    return labels, rng.integers(0, 256, size=(n, 3072), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(("coarse", "names"), [(0, ["data_batch_1.bin", "data_batch_2.bin"]), (1, ["train.bin"])])
+def test_cifar_as_it_is_published(tmp_path, coarse, names):
+    parts = [_cifar_rows(4, coarse, seed) for seed in range(len(names))]
+    for name, (labels, pixels) in zip(names, parts, strict=True):
+        (tmp_path / name).write_bytes(np.hstack([labels, pixels]).tobytes())
+    (tmp_path / "test_batch.bin").write_bytes(b"")  # not read
+    table = read_images(tmp_path)
+    assert table.values.shape == (4 * len(names), 3, 32, 32)
+    np.testing.assert_array_equal(table.labels, np.concatenate([labels[:, coarse] for labels, _ in parts]))
+    np.testing.assert_allclose(table.values.reshape(-1, 3072)[-1] * 255, parts[-1][1][-1], atol=1e-4)
+    (tmp_path / names[0]).write_bytes(b"12")
+    with pytest.raises(UnsafeFileError, match="2 bytes; expected whole rows"):
+        read_images(tmp_path)
+
+
+def test_pickled_batches_are_refused_and_idx_folders_read(tmp_path):
+    pickled, idx = tmp_path / "cifar-10-batches-py", tmp_path / "raw"
+    pickled.mkdir()
+    idx.mkdir()
+    for name in ("data_batch_1", "batches.meta"):
+        (pickled / name).write_bytes(b"\x80\x04.")
+    with pytest.raises(UnsafeFileError, match="binary version"):
+        read_images(pickled)
+    head = b"\0\0\x08\x03" + np.array([2, 3, 3], dtype=">u4").tobytes()
+    (idx / "train-images-idx3-ubyte").write_bytes(head + bytes(range(18)))
+    (idx / "train-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01" + np.array([2], dtype=">u4").tobytes() + b"\x01\x07")
+    table = read_images(idx)
+    assert table.values.shape == (2, 1, 3, 3)
+    assert table.labels.tolist() == [1, 7]

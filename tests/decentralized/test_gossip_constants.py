@@ -21,6 +21,7 @@ from surefoot.decentralized.constants import (
     certified_rate,
     conditions,
     paper_constants,
+    thrifty_product,
 )  # fmt: skip
 from surefoot.decentralized.events import Clocks
 from surefoot.decentralized.flow import generator
@@ -88,6 +89,23 @@ def test_doubled_constants_lose_the_rate(name: str) -> None:
     )  # fmt: skip
     assert (found is None) or verdict == "" or name in ("alpha_twin", "eta_twin")
     assert found is None
+
+
+def test_the_thrifty_product_minimises_the_certified_cost() -> None:
+    mu, nodes, total = 1 / 40, 12, 20.0
+
+    def price(product: float, cost: float) -> float:
+        rate = certified_rate(certified_constants(mu, 1.0, product, 1.0), mu, 1.0, product, 1.0)
+        assert rate is not None
+        return (nodes + cost * total / math.sqrt(2 * product)) / rate.rho
+
+    chosen = {}
+    for cost in (0.3, 1.0, 5.0):
+        chosen[cost] = thrifty_product(mu, 1.0, nodes, total, cost)
+        for other in (chosen[cost] / 2, chosen[cost] * 2):
+            assert price(chosen[cost], cost) <= price(other, cost) * (1 + 1e-3)
+    assert chosen[0.3] < chosen[1.0] < chosen[5.0]
+    assert thrifty_product(mu, 1.0, nodes, 3 * total, 1.0) > chosen[1.0]  # a graph that needs more exchanges gets fewer
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,7 @@ def test_own_constants_without_a_rate_are_undecided() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"exchange_cost": -1.0}, "exchange_cost is -1"), ({"exchange_cost": 1.0, "rates": "graph"}, "fix already"),
         ({"product": 0.0}, "product is 0"), ({"tolerance": -1.0}, "tolerance is -1"), ({"block": 0}, "block is 0"),
         ({"engine": "fortran"}, "engine is 'fortran'"), ({"rates": "best"}, "rates is 'best'"), ({"check_every": math.nan}, "check_every"),
     ],
@@ -189,3 +190,12 @@ def test_a_gradient_that_is_not_finite_ends_the_run() -> None:
     result = solve(problem, EventGossip(tolerance=1e-6))
     assert result.status is Status.DIVERGED
     assert "NaN" in result.reason
+
+
+def test_dear_exchanges_give_a_larger_product() -> None:
+    problem = consensus("cycle:6")
+    results = [solve(problem, EventGossip(tolerance=1e-6, engine="numpy", exchange_cost=c)) for c in (0.1, 20.0)]
+    cheap, dear = (result.certificate.claim("gossip").value for result in results)
+    assert cheap < 0.5 < dear
+    assert results[1].counts["exchange"] < results[0].counts["exchange"]
+    assert {v.verdict for v in catalog.verify(results[1], problem)} == {"confirmed"}

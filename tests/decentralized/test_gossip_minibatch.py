@@ -182,8 +182,8 @@ def test_constants_that_are_too_large_for_the_noise_are_undecided() -> None:
 
 
 def test_spoiled_evidence_is_refuted(tmp_path: Path) -> None:
-    options = {"tolerance": 1e-3, "engine": "numpy", "batch": 4, "beside": False}
-    assert testing.check_certificate(dataclasses.replace(CARD, tiny_options=options), tmp_path) > 60
+    options = {"tolerance": 1e-3, "engine": "numpy", "batch": 4, "rates": "uniform"}
+    assert testing.check_certificate(dataclasses.replace(CARD, tiny_options=options), tmp_path) > 50
 
 
 def test_a_floor_that_is_too_low_is_refuted() -> None:

@@ -397,7 +397,7 @@ def test_a_module_is_trained_and_certified_about_the_clipped_objective() -> None
 @pytest.mark.parametrize(("wrong", "match"), [
     (lambda: solve(logistic(), PrivateSpiderBoost(budget=Budget(1.0, 1 / 300))), "not below 1/n"),
     (lambda: solve(logistic(), PrivateSpiderBoost(budget=LOOSE, anchor_batch=301)), "anchor_batch is 301"),
-    (lambda: PrivateSpiderBoost(budget=LOOSE, phase=0), "phase 0"),
+    (lambda: PrivateSpiderBoost(budget=LOOSE, phase=-1), "phase -1"),
     (lambda: PrivateSpiderBoost(budget=LOOSE, step_size=-1.0), "step_size is -1"),
     (lambda: PrivateSpiderBoost(budget=LOOSE, anchor_share=1.0), "anchor_share"),
     (lambda: Budget(0.0, 1e-5), "epsilon is 0"),
@@ -420,3 +420,9 @@ def test_clipping_below_the_loss_warns_with_what_will_happen(caplog: pytest.LogC
     caplog.clear()
     solve(logistic(n=50), PrivateSpiderBoost(budget=Budget(1.0, 0.005), iterations=2), certify=False)
     assert "above 1/(10 n)" in caplog.text
+
+
+def test_the_phase_follows_from_the_batches_unless_it_is_given() -> None:
+    assert PrivateSpiderBoost(budget=LOOSE).phase == 1
+    assert PrivateSpiderBoost(budget=LOOSE, anchor_batch=20, difference_batch=5).phase == 10
+    assert PrivateSpiderBoost(budget=LOOSE, phase=7).phase == 7

@@ -316,7 +316,7 @@ def test_auto_measures_and_decides():
     optimizer = DropMuon(
         [{"params": [model[0].weight], "layer": 0}, {"params": [model[1].weight], "layer": 1}],
         lr=1e-4,
-        sampling=Auto(costs=(1.0, 2.0, 1.0)),
+        sampling=Auto(costs=(1.0, 2.0, 1.0), probe_every=10),
     )
     x, y = batch(model)
     x = 0.1 * x  # the gradient of the first layer is proportional to its input ...
@@ -343,7 +343,7 @@ def test_auto_times_what_it_chose_and_gives_up_what_times_do_not_confirm(monkeyp
     """The clock is ours: leaving the first layer alone saves half a step, or nothing."""
     for saves, chosen in ((True, 0.25), (False, 1.0)):
         x = [nn.Parameter(torch.randn(4, 4, dtype=torch.float64)) for _ in range(3)]
-        optimizer = DropMuon(x, lr=1e-3, norm="euclidean", sampling=Auto(rounds=2), seed=1)
+        optimizer = DropMuon(x, lr=1e-3, norm="euclidean", sampling=Auto(rounds=2, probe_every=10), seed=1)
         now = [0.0]
         monkeypatch.setattr("surefoot.training.drop_muon.time.perf_counter", lambda now=now: now[0])
 
@@ -354,7 +354,7 @@ def test_auto_times_what_it_chose_and_gives_up_what_times_do_not_confirm(monkeyp
             now[0] += 2.0 if optimizer.drawn[0] == 0 or not saves else 1.0
             return loss
 
-        for _ in range(21):
+        for _ in range(12):
             optimizer.step(closure)
         assert optimizer.inclusion == pytest.approx([0.25, 1.0, 1.0])  # tried
         for _ in range(40):
@@ -368,7 +368,7 @@ def test_smoothness_of_a_quadratic_is_found():
     """f = l |X|^2 / 2 by layers: the Euclidean secant is l exactly."""
     x = [nn.Parameter(torch.randn(4, 4, dtype=torch.float64)) for _ in range(3)]
     sizes = (1.0, 5.0, 2.0)
-    optimizer = DropMuon(x, lr=1e-3, norm="euclidean", sampling=Auto(costs=(1, 1, 1, 1), exact=True))
+    optimizer = DropMuon(x, lr=1e-3, norm="euclidean", sampling=Auto(costs=(1, 1, 1, 1), probe_every=4, exact=True))
 
     def closure():
         optimizer.zero_grad()
@@ -392,7 +392,7 @@ def test_smoothness_of_a_quadratic_is_found():
 
 def test_auto_without_a_closure_says_what_is_missing():
     model = seeded(dense)
-    optimizer = DropMuon(model, sampling=Auto(costs=(1, 1, 1, 1, 1)))
+    optimizer = DropMuon(model, sampling=Auto(costs=(1, 1, 1, 1, 1), probe_every=10))
     with pytest.warns(UserWarning, match="probe"):
         train(model, optimizer, 6)
 

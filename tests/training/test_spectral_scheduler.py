@@ -99,7 +99,10 @@ def test_the_scheduler_sets_stable_pairs(policy: Any) -> None:
         found = scheduler.step()
         if found is not None:
             assert optimizer.param_groups[0]["lr"] == found.rate <= 4 * before * (1 + 1e-12)
-            assert found.rate <= 0.91 * 2 * (1 + found.momentum) / found.largest
+            m = found.momentum
+            stable = 2 * (1 + m) / (1 + 2 * m if found.nesterov else 1)
+            assert found.rate <= 0.91 * stable / found.largest
+            assert found.nesterov is optimizer.param_groups[0]["nesterov"] is (policy == "steady")
     assert len(scheduler.history) == 4  # after epochs 1, 2, 4, 8
     assert net.training
     assert float(nn.functional.cross_entropy(net.eval()(x), y).detach()) < 0.2
@@ -113,9 +116,83 @@ def test_smaller_batches_get_smaller_rates() -> None:
     for batch in (4, 32, 128):
         net, x, y = task()
         optimizer = torch.optim.SGD(net.parameters(), lr=1e6)
-        rates.append(CurvatureScheduler(optimizer, net, x, y, batch=batch, policy="steady", steps=20).refresh().rate)
+        rates.append(CurvatureScheduler(optimizer, net, x, y, batch=batch, rows=128, steps=20).refresh().rate)
     assert rates == sorted(rates)
     assert rates[0] < 0.8 * rates[-1]
+
+
+def test_the_rate_falls_over_the_second_half_and_is_nesterovs() -> None:
+    """0.9 / L at the largest L met, the momentum of condition 1,600, both by hand; no refresh once the rate falls."""
+    net, x, y = task()
+    optimizer = torch.optim.SGD(net.parameters(), lr=10.0)
+    scheduler = CurvatureScheduler(optimizer, net, x, y, batch=64, epochs=10)
+    rates = []
+    for _ in range(10):
+        scheduler.step()
+        rates.append(optimizer.param_groups[0]["lr"])
+    largest = max(h.largest for h in scheduler.history)
+    assert len(scheduler.history) == 3  # after epochs 1, 2, 4
+    assert rates[4] == pytest.approx(0.9 / largest)
+    assert rates[5:] == pytest.approx([f * rates[4] for f in (0.8, 0.6, 0.4, 0.2, 0.05)])
+    assert optimizer.param_groups[0]["momentum"] == pytest.approx(39 / 41)
+    damped = torch.optim.SGD(net.parameters(), lr=10.0, momentum=0.5, dampening=0.1)
+    found = CurvatureScheduler(damped, net, x, y, batch=64).refresh()
+    assert not found.nesterov
+    assert found.momentum == pytest.approx((39 / 41) ** 2)
+
+
+def test_the_learner_beats_a_badly_chosen_rate_by_far() -> None:
+    """From a rate a thousand times too small."""
+    ends = []
+    for learned in (False, True):
+        net, x, y = task()
+        net[1].p = 0.0  # type: ignore[union-attr]
+        optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
+        scheduler = CurvatureScheduler(optimizer, net, x, y, batch=32, epochs=12, growth=1e6) if learned else None
+        for epoch in range(12):
+            for rows in torch.randperm(300, generator=torch.Generator().manual_seed(epoch)).split(32):
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(net(x[rows]), y[rows]).backward()
+                optimizer.step()
+            if scheduler:
+                scheduler.step()
+        ends.append(float(nn.functional.cross_entropy(net(x), y).detach()))
+    assert ends[1] < 0.1 * ends[0]
+
+
+def test_ghost_batches_are_the_curvature_of_train_mode() -> None:
+    """Against central differences of train-mode gradients (torch.func's forward mode is wrong for batch normalisation); running statistics stay."""
+    _, x, y = task()
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2)).double().eval()
+    x = x[:24].double()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    A = CurvatureOperator(net, x, y[:24], kind="hessian", ghost=12)
+    v = torch.randn(A.dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = A(v)
+    assert all(torch.equal(before[k], now) for k, now in net.state_dict().items())
+    assert not net.training
+    assert not net[1].training
+    copied = nn.Sequential(net[0], nn.BatchNorm1d(4, track_running_stats=False), *net[2:]).double().train()
+    copied[1].load_state_dict({k: before[f"1.{k}"] for k in ("weight", "bias")})
+
+    def gradient(w: torch.Tensor) -> torch.Tensor:
+        w = w.clone().requires_grad_()
+        pieces = w.split([p.numel() for _, p in copied.named_parameters()])
+        given = {k: t.view_as(p) for (k, p), t in zip(copied.named_parameters(), pieces, strict=True)}
+        halves = [torch.func.functional_call(copied, given, (x[s : s + 12],)) for s in (0, 12)]
+        return torch.autograd.grad(nn.functional.cross_entropy(torch.cat(halves), y[:24]), w)[0]
+
+    assert [k for k, _ in net.named_parameters()] == [k for k, _ in copied.named_parameters()]
+    expected = (gradient(A.point + 1e-5 * v) - gradient(A.point - 1e-5 * v)) / 2e-5
+    assert torch.allclose(found, expected, rtol=1e-6, atol=1e-7)
+    with pytest.raises(ValueError, match="24 rows do not fall into ghost batches of 7"):
+        CurvatureOperator(net, x, y[:24], ghost=7)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    schedulers = [CurvatureScheduler(optimizer, net, x, y[:24], batch=8, statistics=s) for s in ("running", "batch")]
+    tops = [s.refresh().largest for s in schedulers]
+    assert tops[0] != tops[1]
+    assert all(torch.equal(before[k], now) for k, now in net.state_dict().items())
 
 
 def test_bad_schedulers_are_named() -> None:

@@ -33,6 +33,9 @@ class Options:
     """Where the Huber loss turns linear, in the target's unit."""
     penalty: float = 1e-3
     """Weight decay beside the mean loss; the paper's beta is this times the number of rows."""
+    radius: float = 0.0
+    """Train against perturbations of every cell by up to this much: in standard deviations of its column, or with --no-scale in the
+    column's unit. 0 trains on the table as it is."""
     patterns: Literal["auto", "fixed"] = "auto"
     """"fixed" keeps the hyperplanes drawn; "auto" prices others in until a bound over all of them is close."""
     arrangements: int = 50
@@ -181,7 +184,9 @@ def tiny() -> Sequence[tuple[Any, Any]]:
         (squared, ConvexTraining(arrangements=6, solver="interior", pricing_rounds=3, local_runs=1, local_width=4,
                                  local_steps=20, tolerance=1e-3, candidates=4)),
         (logistic, ConvexTraining(arrangements=6, solver="interior")),
-        (hinge, ConvexTraining(arrangements=6, solver="admm")),
+        (hinge, ConvexTraining(arrangements=6)),
+        (make_program(values, labels, loss="hinge", penalty=0.01, radius=0.05), ConvexTraining(arrangements=8, pricing_rounds=1)),
+        (hinge, ConvexTraining(arrangements=6, solver="admm", iterations=200)),
         (squared, ConvexTraining(arrangements=6, solver="published")),
         (logistic, ConvexTraining(arrangements=6, solver="coordinate")),
     ]  # fmt: skip

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from surefoot.convex_networks.local import objective_and_gradient
-from surefoot.convex_networks.patterns import pattern_of
+from surefoot.convex_networks.patterns import sign_lots
 from surefoot.convex_networks.problem import Network, PatternProgram
-from surefoot.convex_networks.recovery import network_value
+from surefoot.convex_networks.recovery import dual_norms, network_value
+from surefoot.convex_networks.robust import attack, certified_right
 from surefoot.core.certificate import FLOAT64, Certificate, Claim, Premise, capped
 
 if TYPE_CHECKING:
@@ -43,7 +43,10 @@ def certify_training(
     evidence: dict[str, Any] = {"program.npz": _program(state), "dual.npz": _dual(problem, state)}
     hidden, output = torch.from_numpy(network.hidden), torch.from_numpy(network.output)
     value = network_value(problem, hidden.to(problem.features), output.to(problem.features))
-    claims = [_network_claim(value, state.upper), _gap_claim(state, evidence)]
+    claims = [_network_claim(value, state.upper, problem.robust), _gap_claim(state, evidence)]
+    if problem.robust:
+        evidence["attack.npz"] = _attacks(problem, hidden, output, state)
+        claims.append(_attack_claim(problem, evidence["attack.npz"]["rows"], network, value))
     if state.largest is not None and state.where is not None:
         evidence["global.npz"] = _global(problem, state)
         claims.append(_global_claim(problem, value, state, evidence["global.npz"]))
@@ -52,6 +55,9 @@ def certify_training(
         claims.append(_local_claim(problem, state, value))
     if problem.held_features is not None:
         claims.append(_held_claim(problem, network))
+        if problem.robust and problem.classes:
+            claims.append(_certified_claim(problem, hidden, output))
+            claims.append(_held_attack_claim(problem, network, evidence["attack.npz"]["held"]))
     return Certificate(CARD, tuple(claims), problem.fingerprint(), evidence)
 
 
@@ -66,20 +72,38 @@ def _program(state: ConvexState) -> dict[str, Any]:
 
 
 def _dual(problem: PatternProgram, state: ConvexState) -> dict[str, Any]:
-    """z, the cone multipliers that matter, and the norms they leave; scaled once more for the ones left out."""
+    """Row and cone multipliers that matter, and the norms they leave; scaled once more for the ones left out."""
     assert state.z is not None
     assert state.p is not None
+    assert state.scale is not None
     X = problem.features
-    signs = torch.where(pattern_of(X, state.directions), 1.0, -1.0).to(X)
-    inside = (signs > 0).to(X)
-    p = torch.where(state.p > 1e-9 * state.p.amax(dim=-1, keepdim=True), state.p, 0.0)
-    pushed = torch.stack([(z * inside) @ X for z in state.z])
-    norms = torch.linalg.vector_norm(torch.stack([pushed, -pushed], dim=1) + (p * signs) @ X, dim=-1)
-    theta = (problem.weight * (1 - 1e-12) / norms.amax(dim=(1, 2))).clamp(max=1.0)
-    z, p, norms = state.z * theta[:, None], p * theta[:, None, None, None], norms * theta[:, None, None]
-    flat = p.cpu().numpy().ravel()
-    places = np.flatnonzero(flat)
-    return {"z": z.T.cpu().numpy(), "places": places, "multipliers": flat[places], "norms": norms.cpu().numpy()}
+    columns, P = len(state.z), len(state.directions)
+    places: list[np.ndarray[Any, Any]] = []
+    values: list[np.ndarray[Any, Any]] = []
+    all_norms, factors = [], []
+    for column in range(columns):
+        small = torch.zeros_like(state.p[column])
+        for part, _ in sign_lots(X, state.directions):
+            p = state.p[column][:, part] * state.scale[column]
+            small[:, part] = torch.where(p > 1e-9 * p.amax(dim=-1, keepdim=True), p, 0.0)
+        tilt = None if state.tilt is None else state.tilt[column]
+        norms = dual_norms(problem, state.directions, state.z[column], tilt, small)
+        factor = min(1.0, problem.weight * (1 - 1e-12) / max(float(norms.max()), np.finfo(float).tiny))
+        flat = small.cpu().numpy().ravel()
+        kept = np.flatnonzero(flat)
+        places.append(kept + column * 2 * P * len(X))
+        values.append(flat[kept] * factor)
+        all_norms.append(norms.cpu().numpy() * factor)
+        factors.append(factor)
+    scale = torch.tensor(factors, dtype=X.dtype, device=X.device)[:, None]
+    found = {
+        "z": (state.z * scale).T.cpu().numpy(), "places": np.concatenate(places), "multipliers": np.concatenate(values),
+        "norms": np.stack(all_norms),
+    }  # fmt: skip
+    if state.spread is not None and state.tilt is not None:
+        found["spread"] = (state.spread * scale).T.cpu().numpy()
+        found["tilt"] = (state.tilt * scale[:, :, None]).cpu().numpy()
+    return found
 
 
 def _global(problem: PatternProgram, state: ConvexState) -> dict[str, Any]:
@@ -96,12 +120,20 @@ def _global(problem: PatternProgram, state: ConvexState) -> dict[str, Any]:
 # ---- claims --------------------------------------------------------------------------------------------------
 
 
-def _network_claim(value: float, upper: float) -> Claim:
+ROBUST_NETWORK = (
+    "The regularised loss of the network under every perturbation of the rows within the radii, bounded from its weights alone, is no "
+    "higher than the robust convex program's value at a feasible point."
+)
+
+
+def _network_claim(value: float, upper: float, robust: bool) -> Claim:
     tolerance = 1e-8 * abs(upper)
     held = value <= upper + tolerance
     return Claim(
         name="network",
-        statement="The regularised loss of the network, from its weights alone, is no higher than the convex program's value "
+        statement=ROBUST_NETWORK
+        if robust
+        else "The regularised loss of the network, from its weights alone, is no higher than the convex program's value "
         "at a feasible point (the two are equal where the network's patterns are the program's).",
         value=value,
         relation="<=",
@@ -166,16 +198,85 @@ def global_lower(problem: PatternProgram, z: Any, largest: Any) -> float:
     return -float(problem.loss.conjugate(-scaled, problem.targets).sum())
 
 
+def _attacks(problem: PatternProgram, hidden: torch.Tensor, output: torch.Tensor, state: ConvexState) -> dict[str, Any]:
+    generator = state.streams.numpy("attack", 0)
+    hidden, output = hidden.to(problem.features), output.to(problem.features)
+    found = {"rows": attack(problem, problem.features, problem.targets, hidden, output, generator).cpu().numpy()}
+    if problem.held_features is not None and problem.held_targets is not None and problem.classes:
+        held = attack(problem, problem.held_features, problem.held_targets, hidden, output, generator)
+        found["held"] = held.cpu().numpy()
+    return found
+
+
+def _attack_claim(problem: PatternProgram, moved: Any, network: Network, certified: float) -> Claim:
+    scores = torch.from_numpy(network.scores(problem.features.cpu().numpy() + moved)).to(problem.targets)
+    decay = 0.5 * problem.weight * float(np.sum(network.hidden**2) + np.sum(network.output**2))
+    value = float(problem.loss.value(scores, problem.targets).sum()) + decay
+    return Claim(
+        name="attack",
+        statement="Regularised loss on rows moved within the radii by projected sign-gradient attacks; the certified worst case is "
+        "above it, and as much above as attack and bound leave open.",
+        value=value,
+        relation="<=",
+        bound=certified,
+        tolerance=1e-9 * abs(certified),
+        kind="measured",
+        outcome="holds" if value <= certified + 1e-9 * abs(certified) else "fails",
+        reason="" if value <= certified + 1e-9 * abs(certified) else "an attack exceeds the bound: the bound is wrong",
+        check="attack",
+        evidence=("answer", "attack.npz", INPUT),
+    )
+
+
+def _certified_claim(problem: PatternProgram, hidden: torch.Tensor, output: torch.Tensor) -> Claim:
+    assert problem.held_features is not None
+    assert problem.held_targets is not None
+    right = certified_right(problem, problem.held_features, problem.held_targets, hidden, output)
+    return Claim(
+        name="held_certified",
+        statement=f"Share of {len(right)} rows kept apart that are classified right whatever the perturbation within the radii, by "
+        "bounds on the network's scores (at least).",
+        value=float(right.double().mean()),
+        kind="proved",
+        premises=(FLOAT64,),
+        check="held_certified",
+        evidence=("answer", INPUT),
+    )
+
+
+def _held_attack_claim(problem: PatternProgram, network: Network, moved: Any) -> Claim:
+    assert problem.held_features is not None
+    assert problem.held_targets is not None
+    right = rows_right(network.scores(problem.held_features.cpu().numpy() + moved), problem.held_targets.cpu().numpy())
+    return Claim(
+        name="held_attack",
+        statement=f"Share of {len(right)} rows kept apart that are classified right after projected sign-gradient attacks within "
+        "the radii.",
+        value=float(np.mean(right)),
+        kind="measured",
+        check="held_attack",
+        evidence=("answer", "attack.npz", INPUT),
+    )
+
+
+def rows_right(scores: Any, targets: Any) -> Any:
+    """Whether each row's class is the network's: by sign for one column, by the largest for several."""
+    if targets.shape[1] == 1:
+        return (scores[:, 0] >= 0) == (targets[:, 0] > 0)
+    return scores.argmax(axis=1) == targets.argmax(axis=1)
+
+
 def _local_claim(problem: PatternProgram, state: ConvexState, value: float) -> Claim:
     assert state.local_hidden is not None
     assert state.local_output is not None
     pairs = zip(state.local_hidden, state.local_output, strict=True)
-    best = min(float(objective_and_gradient(problem, h, a)[0]) for h, a in pairs)
+    best = min(network_value(problem, h, a) for h, a in pairs)
+    what = "Lowest certified worst-case loss" if problem.robust else "Lowest regularised loss"
+    how = "Adam on attacked rows" if problem.robust else "Adam and L-BFGS"
     held = best >= value
     return Claim(
         name="local_runs",
-        statement=f"Lowest regularised loss of {len(state.local_hidden)} networks trained by Adam and L-BFGS, against this "
-        "network's.",
+        statement=f"{what} of {len(state.local_hidden)} networks trained by {how}, against this network's.",
         value=best,
         relation=">=",
         bound=value,

@@ -28,6 +28,7 @@ class _ConvexNetwork(BaseEstimator):
         *,
         loss: str = "squared",
         penalty: float = 1e-3,
+        radius: float = 0.0,
         patterns: int | Literal["auto"] = 100,
         rounds: int = 12,
         local_runs: int = 0,
@@ -40,6 +41,7 @@ class _ConvexNetwork(BaseEstimator):
     ) -> None:
         self.loss = loss
         self.penalty = penalty
+        self.radius = radius
         self.patterns: int | Literal["auto"] = patterns
         self.rounds = rounds
         self.local_runs = local_runs
@@ -63,7 +65,9 @@ class _ConvexNetwork(BaseEstimator):
         )
 
     def _train(self, X: Array, y: Array, classes: tuple[str, ...]) -> None:
-        problem = make_program(X, y, loss=self.loss, penalty=self.penalty, scale=self.scale, classes=classes)
+        problem = make_program(
+            X, y, loss=self.loss, penalty=self.penalty, scale=self.scale, radius=self.radius, classes=classes
+        )
         seed = self.random_state
         if isinstance(seed, np.random.RandomState):  # scikit-learn hands such objects on
             seed = int(seed.randint(0, 2**31 - 1))
@@ -100,6 +104,7 @@ class ConvexReLUClassifier(ClassifierMixin, _ConvexNetwork):
     Args:
         loss: "squared", "logistic" or "hinge".
         penalty: weight decay beside the mean loss; the paper's beta is this times the number of rows.
+        radius: train against perturbations of every cell up to this size, in standard deviations (or units, without scaling).
         patterns: hyperplanes drawn, or "auto": others are priced in until a bound over all networks is near.
         rounds: most rounds of pricing.
         local_runs: networks trained by Adam first, whose patterns join.

@@ -22,7 +22,10 @@ def headline(reader: RunReader) -> str:
     """What was found, in one sentence."""
     network = read_network(reader.answer_dir)
     claims = {claim.name: claim for claim in read_claims(reader)}
+    robust = "attack" in claims
     said = [f"A network of {network.width} neurons, regularised loss {_number(claims['network'].value)}"]
+    if robust:
+        said[0] += f" under every perturbation (attacks reach {_number(claims['attack'].value)})"
     gap = claims["program_gap"]
     word = "within" if gap.outcome == "holds" else "not closer than"
     said.append(f"{word} {_percent(gap.value)} of its convex program's optimum")
@@ -40,6 +43,9 @@ def headline(reader: RunReader) -> str:
             if network.classes
             else f"squared error {_number(value)} apart"
         )
+    if "held_certified" in claims:
+        kept, attacked = (to_float(as_number(claims[name].value)) for name in ("held_certified", "held_attack"))
+        said.append(f"{kept:.1%} whatever the perturbation, {attacked:.1%} after attacks")
     return "; ".join(said) + "."
 
 
@@ -91,14 +97,17 @@ def _bounds(reader: RunReader, claims: dict[str, Claim]) -> Any:
             to_float(as_number(claims["local_runs"].value)),
             color=LOCAL,
             linestyle="--",
-            label="best network trained locally",
+            label="best network trained locally" + (", certified" if "attack" in claims else ""),
         )
     if "global_gap" in claims:
         proved = claims["global_gap"].kind == "proved"
         level = best * (1 - to_float(as_number(claims["global_gap"].value)))
         label = "bound over all networks" + ("" if proved else " (by search)")
         axis.axhline(level, color=GLOBAL, linestyle=":", label=label)
-    axis.set(xlabel="iteration", ylabel="regularised loss (summed)")
+    axis.set(
+        xlabel="iteration",
+        ylabel="worst-case regularised loss (summed)" if "attack" in claims else "regularised loss (summed)",
+    )
     finite = upper[np.isfinite(upper)]
     top = float(np.quantile(finite, 0.9)) if len(finite) else best
     axis.set_ylim(max(0.0, 0.6 * best), max(1.25 * best, min(top, 2.5 * best)))

@@ -1,29 +1,51 @@
-"""A structured interior-point solver for the pattern program with a twice differentiable loss.
+"""A structured interior-point solver for the pattern program, plain and robust, with every loss of the package.
 
-    min  loss(F u, y) + beta sum_j tau_j   s.t.  |u_j| <= tau_j,  G_j u_j >= 0   for the 2P blocks j
+    min  sum_k phi_k(f_k, pi_k) + beta sum_j tau_j   s.t.  |u_j| <= tau_j,  G_j u_j >= 1'r_j,  r_j >= |e o u_j|  for the 2P blocks j,
 
-by a primal-dual predictor-corrector (Nesterov-Todd scaling of the norm cones). Its Newton matrix is block diagonal plus F' L F with L
-diagonal, so it is solved through one n x n matrix: an iteration costs O(n^2 P d + n P d^2 + n^3), whatever the dP x dP system would
-cost. Iterates keep G u > 0 exactly, so every one of them is a feasible point and its objective an upper bound.
+with zeta_k = sum_i D_i[k] (v_i - w_i), f_k = x_k'zeta_k and pi_k >= |e o zeta_k|_1 (without radii e the r and pi are not there), by a
+primal-dual predictor-corrector (Nesterov-Todd scaling of the norm cones). All variables but the u are eliminated row by row. What is
+left is block diagonal plus sum_k (row k's curvature), and is solved through one matrix: n x n, or Pd x Pd where that is cheaper or the
+problem is robust. An iteration costs O(n P d^2) and the smaller of O(n^2 P d + n^3) and O(n (Pd)^2 + (Pd)^3), whatever the dP x dP
+system would cost. Iterates keep every slack positive, so each is a feasible point and its objective an upper bound.
 
-References:
-    Andersen, Dahl, Vandenberghe, Interior-point methods for large-scale cone programming, 2011 (the scaling).
+Arrays over patterns and rows are worked through in lots of patterns; only the multipliers p (2P, n) are kept, in a file that is mapped
+into memory where they would not fit.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from scipy.linalg import blas
 from torch import Tensor
 
-from surefoot.numerics.losses import Loss
+from surefoot.convex_networks.absolute import Absolute, AbsoluteStep, reach
+from surefoot.convex_networks.norm_cones import NormScaling, cone_reach
+from surefoot.convex_networks.outer import outer_function
+from surefoot.convex_networks.patterns import sign_lots
+from surefoot.convex_networks.problem import PatternProgram
+from surefoot.convex_networks.robust import dual_value, soft, worst_loss
 
 products: Any = blas  # the compiled module carries no types
-SCRATCH = 1 << 25
-"""Numbers of scratch for the n x n product (256 MiB)."""
+SCRATCH = 256 << 20
+"""Bytes of scratch for lots and products, where memory allows."""
+
+NEAR = 1e-3
+"""Relative gap from which the best point is kept, in case rounding spoils later ones."""
+
+HOLD = 1e-2
+"""Relative gap from which steps that only remove the dual residual are taken where it matters."""
+
+REFINEMENTS = 5
+"""Most, of every Newton direction: the matrices span many orders of magnitude near the end."""
+
+HELD = -1.0  # the target that leaves complementarity as it is
 
 
 @dataclass
@@ -33,8 +55,9 @@ class Central:
     Attributes:
         u: (J, d) weights, the P adding blocks first, then the P subtracting ones.
         tau: (J,) bounds of their norms.
-        p: (J, n) cone multipliers.
+        p: (2, P, n) cone multipliers.
         y0, y: (J,), (J, d) multipliers of the norm cones.
+        more: g, cap of the loss's pieces; wall_* and row_* (r, above, below) of the absolute values.
         done: nothing is to be gained any more (converged, or the arithmetic ends).
     """
 
@@ -43,7 +66,11 @@ class Central:
     p: Tensor
     y0: Tensor
     y: Tensor
+    more: dict[str, Tensor] = field(default_factory=dict)
     done: bool = False
+
+    def absolute(self, which: str) -> Absolute:
+        return Absolute(*(self.more[f"{which}_{name}"] for name in ("r", "above", "below")))
 
 
 @dataclass
@@ -51,62 +78,148 @@ class Interior:
     """The solver for one pattern set and one target column.
 
     Args:
-        features: X (n, d).
-        signs: (P, n), +1 in the pattern, -1 outside.
-        target: (n,).
-        loss: twice differentiable.
-        weight: beta.
+        problem: the program.
+        column: which target.
+        directions: (P, d), strictly inside their patterns' cones (the robust ones, with radii).
+        scratch: bytes that a lot of patterns may take.
+        in_memory: bytes up to which the multipliers stay in memory.
     """
 
-    features: Tensor
-    signs: Tensor
-    target: Tensor
-    loss: Loss
-    weight: float
+    problem: PatternProgram
+    column: int
+    directions: Tensor
+    scratch: int = SCRATCH
+    in_memory: int = 1 << 62
 
     def __post_init__(self) -> None:
-        X = self.features
+        self._held = 0
+        self._best: tuple[float, tuple[float, float], Central] | None = None
+        X = self.features = self.problem.features
+        self.target, self.weight = self.problem.targets[:, self.column], self.problem.weight
+        self.loss, self.outer_function = self.problem.loss, outer_function(self.problem, self.column)
         n, d = X.shape
-        P = len(self.signs)
-        inside = (self.signs > 0).to(X)
-        self.live = (X != 0).any(dim=1).to(X)
-        self.E = torch.cat([self.signs, self.signs])
-        self.D = torch.cat([inside, inside])
-        self.side = torch.cat([torch.ones(P), -torch.ones(P)]).to(X)
-        self.outer = (X[:, :, None] * X[:, None, :]).reshape(n, d * d)
+        self.robust = self.problem.robust
+        radii = X.new_zeros(d) if self.problem.radii is None else self.problem.radii.to(X)
+        self.active = torch.nonzero(radii > 0).flatten()
+        self.radii = radii[self.active]
+        self.live = torch.ones_like(X[:, 0]) if self.robust else (X != 0).any(dim=1).to(X)
         self.eye = torch.eye(d, dtype=X.dtype, device=X.device)
+        self.count = len(self.directions)
+        self.by_rows = not self.robust and n <= self.count * d
+        self.outer = (X[:, :, None] * X[:, None, :]).reshape(n, d * d)
 
     # ---- operators ---------------------------------------------------------------------------------------------
-    def predict(self, u: Tensor) -> Tensor:
-        return ((u @ self.features.T) * self.D * self.side[:, None]).sum(dim=0)
+    def lots(self) -> Iterator[tuple[slice, Tensor]]:
+        """Lots of patterns with their signs (b, n)."""
+        return sign_lots(self.features, self.directions, self.scratch)
 
-    def spread(self, r: Tensor) -> Tensor:
-        return ((r[None] * self.D) @ self.features) * self.side[:, None]
+    def zeta(self, u: Tensor) -> Tensor:
+        """sum_i D_i[k] (v_i - w_i): (n, d)."""
+        total = torch.zeros_like(self.features)
+        difference = u[: self.count] - u[self.count :]
+        for part, E in self.lots():
+            total.addmm_((E > 0).to(E).T, difference[part])
+        return total
 
-    def cone_values(self, u: Tensor) -> Tensor:
-        return (u @ self.features.T) * self.E
+    def spread(self, h: Tensor) -> Tensor:
+        """sum_k D_i[k] h_k for every block, with its side: (J, d) from h (n, d)."""
+        found = torch.cat([(E > 0).to(E) @ h for _, E in self.lots()])
+        return torch.cat([found, -found])
 
-    def start(self, directions: Tensor) -> Central:
-        """A point on no particular path: every block along its direction (P, d), which should be central in its cone."""
-        n = len(self.features)
-        u = torch.cat([directions, directions])
-        J = len(u)
-        level = float(self.loss.value(torch.zeros_like(self.target), self.target).sum())
+    def _both(self, blocks: Tensor) -> Tensor:
+        return blocks.reshape(2, self.count, *blocks.shape[1:])
+
+    def start(self) -> Central:
+        """A point on no particular path: every block along its direction, which should be central in its cone."""
+        X, P, e, act = self.features, self.count, self.radii, self.active
+        n, J = len(X), 2 * P
+        zero = torch.zeros_like(self.target)
+        level = float(worst_loss(self.problem, zero, zero, self.target).sum())
         level = level if level > 0 else self.weight
-        u = u * (level / (J * self.weight))
-        slack = self.cone_values(u)
-        p = torch.where(self.live > 0, level / (J * n) / slack.clamp(min=torch.finfo(u.dtype).tiny), 0.0)
+        u = torch.cat([self.directions, self.directions]) * (level / (J * self.weight))
+        aim = level / (J * n)
+        p = self._array(2, P, n)
+        tiny = torch.finfo(X.dtype).tiny
         tau = 2 * torch.linalg.vector_norm(u, dim=1)
-        return Central(u, tau, p, torch.full_like(tau, self.weight), torch.zeros_like(u))
+        at = Central(u, tau, p, torch.full_like(tau, self.weight), torch.zeros_like(u))
+        U = self._both(u)
+        extents = [X.new_zeros(2, P, len(act))]
+        if self.robust:
+            room = X.new_zeros(2, P, len(act))
+            for part, E in self.lots():
+                s = (U[:, part] @ X.T) * E - (U[:, part][..., act].abs() @ e)[..., None]
+                least = s.amin(dim=-1, keepdim=True)
+                room[:, part] = torch.minimum(least / (2 * len(act)), 2 / s.reciprocal().sum(dim=-1, keepdim=True))
+            extents = [e * U[..., act].abs() + room]
+        for part, E in self.lots():
+            s = (U[:, part] @ X.T) * E - extents[0][:, part].sum(dim=-1, keepdim=True)
+            p[:, part] = torch.where(self.live > 0, aim / s.clamp(min=tiny), 0.0)
+        if self.robust:
+            half = 0.5 * p.sum(dim=-1).reshape(J, 1).expand(J, len(act))
+            at.more |= {"wall_r": extents[0].reshape(J, -1), "wall_above": half.clone(), "wall_below": half.clone()}
+        z = self.zeta(u)
+        f = (z * X).sum(dim=1)
+        pi = zero
+        if self.robust:
+            width = e * z[:, act].abs()
+            r = width + (float(width.mean()) + 0.1 / len(act))
+            pi = r.sum(dim=1)
+            at.more["row_r"] = r
+        at.more |= self.outer_function.start(f, pi)
+        if self.robust:
+            _, slope = self.outer_function.slopes(at.more, f, pi)
+            half = (0.5 * slope)[:, None].expand_as(at.more["row_r"])
+            at.more |= {"row_above": half.clone(), "row_below": half.clone()}
+        return at
+
+    def _array(self, *shape: int) -> Tensor:
+        """Zeros; in a file of their own, mapped into memory, where they take more than `in_memory` bytes."""
+        X, size = self.features, math.prod(shape)
+        if size * X.element_size() <= self.in_memory or X.device.type != "cpu":
+            return X.new_zeros(*shape)
+        with tempfile.TemporaryDirectory(prefix="surefoot-") as folder:  # the mapping outlives the name
+            path = Path(folder) / "multipliers"
+            with path.open("wb") as stream:
+                stream.truncate(size * X.element_size())
+            return torch.from_file(str(path), shared=True, size=size, dtype=X.dtype).view(*shape)
+
+    def _copy(self, array: Tensor) -> Tensor:
+        return self._array(*array.shape).copy_(array)
+
+    # ---- bounds ------------------------------------------------------------------------------------------------
+    def multipliers(self, at: Central) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(z (n,), spread (n,), tilt (n, d) or None): row k's gradient in zeta is -z_k x_k + tilt_k, |tilt| <= e spread."""
+        zeta = self.zeta(at.u)
+        f = (zeta * self.features).sum(dim=1)
+        if not self.robust:
+            slope, _ = self.outer_function.slopes(at.more, f, torch.zeros_like(f))
+            return -slope, slope.abs(), None
+        slope, spread = self.outer_function.slopes(at.more, f, at.more["row_r"].sum(dim=1))
+        tilt = torch.zeros_like(self.features)
+        room = self.radii * spread[:, None]
+        tilt[:, self.active] = (self.radii * (at.more["row_above"] - at.more["row_below"])).clamp(-room, room)
+        return -slope, spread, tilt
 
     def bounds(self, at: Central) -> tuple[float, float]:
         """(objective of the feasible point, dual value of the multipliers after scaling them into their balls)."""
-        f = self.predict(at.u)
-        slope = self.loss.derivative(f, self.target)
-        norms = torch.linalg.vector_norm(self.spread(slope) - (at.p * self.E) @ self.features, dim=1)
-        theta = min(1.0, self.weight / max(float(norms.max()), torch.finfo(f.dtype).tiny))
-        upper = float(self.loss.value(f, self.target).sum() + self.weight * torch.linalg.vector_norm(at.u, dim=1).sum())
-        return upper, -float(self.loss.conjugate(theta * slope, self.target).sum())
+        X = self.features
+        zeta = self.zeta(at.u)
+        pen = zeta[:, self.active].abs() @ self.radii
+        z, spread, tilt = self.multipliers(at)
+        h = -z[:, None] * X if tilt is None else tilt - z[:, None] * X
+        largest = 0.0
+        for part, E in self.lots():
+            pushed = (E > 0).to(E) @ h
+            for side, sign in ((0, 1.0), (1, -1.0)):
+                p = at.p[side, part]
+                vector = sign * pushed - (p * E) @ X
+                if self.robust:
+                    vector[:, self.active] = soft(vector[:, self.active], self.radii * p.sum(dim=1, keepdim=True))
+                largest = max(largest, float(torch.linalg.vector_norm(vector, dim=1).max()))
+        theta = min(1.0, self.weight / max(largest, torch.finfo(X.dtype).tiny))
+        loss = worst_loss(self.problem, (zeta * X).sum(dim=1), pen, self.target).sum()
+        upper = float(loss + self.weight * torch.linalg.vector_norm(at.u, dim=1).sum())
+        return upper, dual_value(self.problem, theta * z, theta * spread, self.target)
 
     # ---- the iteration -----------------------------------------------------------------------------------------
     def step(self, at: Central, tolerance: float) -> tuple[float, float]:
@@ -115,92 +228,383 @@ class Interior:
         if upper - lower <= tolerance * abs(upper):
             at.done = True
             return upper, lower
+        gap = (upper - lower) / max(abs(upper), torch.finfo(at.u.dtype).tiny)
+        if self._best is not None and gap > 30 * self._best[0]:  # rounding has taken over: back to the best point
+            _, bounds, kept = self._best
+            at.u, at.tau, at.y0, at.y, at.more = kept.u, kept.tau, kept.y0, kept.y, kept.more
+            at.p.copy_(kept.p)
+            at.done, self._best = True, None
+            return bounds
+        if gap < NEAR and (self._best is None or gap < self._best[0]):
+            kept = Central(at.u, at.tau, self._copy(at.p), at.y0, at.y, dict(at.more))
+            self._best = (gap, (upper, lower), kept)
         try:
-            moved = self._move(at)
-        except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage] the weights span more than the arithmetic holds
+            move = _Move(self, at)
+            # rounding in long steps shows as a dual residual, and that costs bound: remove it before going on
+            worst = float(torch.linalg.vector_norm(move.ru, dim=1).max()) / self.weight
+            moved = move.hold() if gap < HOLD and worst > 0.2 * gap and self._held < 3 else move.make()
+            self._held = self._held + 1 if gap < HOLD and worst > 0.2 * gap and self._held < 3 else 0
+        except (torch.linalg.LinAlgError, ArithmeticError):  # pyright: ignore[reportPrivateImportUsage] the weights span more than the arithmetic holds
             moved = False
         at.done = not moved
         return upper, lower
 
-    def _move(self, at: Central) -> bool:
-        X, u, tau, p = self.features, at.u, at.tau, at.p
-        J, d = len(u), X.shape[1]
-        s = torch.where(self.live > 0, self.cone_values(u), 1.0)
-        f = self.predict(u)
-        slope, bend = self.loss.derivative(f, self.target), self.loss.second_derivative(f, self.target)
-        ru = self.spread(slope) - (p * self.E) @ X - at.y
-        rt = self.weight - at.y0
-        gap = float((s * p).sum() + (tau * at.y0 + (u * at.y).sum(dim=1)).sum())
-        mu = gap / (J * (int(self.live.sum()) + 1))
-        scale = _Scaling(tau, u, at.y0, at.y)
-        q = p / s
-        H = (q @ self.outer).reshape(J, d, d) + scale.reduced(self.eye)
-        H.diagonal(dim1=1, dim2=2).mul_(1 + 1e-13)
-        L = torch.linalg.cholesky(H)
-        root = bend.sqrt()
-        factor = self._coupling(L, root)
 
-        def solve(r: Tensor) -> Tensor:
-            x = torch.cholesky_solve(r[:, :, None], L)[:, :, 0]
-            k = torch.cholesky_solve((root * self.predict(x))[:, None], factor)[:, 0]
-            return x - torch.cholesky_solve(self.spread(root * k)[:, :, None], L)[:, :, 0]
+class _Move:
+    """One predictor-corrector step from a point."""
 
-        def direction(cp: Tensor, ct: Tensor, cu: Tensor) -> tuple[Tensor, ...]:
-            right = -ru + (cp * self.E) @ X + cu - scale.cross * ((ct - rt) / scale.corner)[:, None]
-            du = solve(right)
-            dt = (ct - rt - (scale.cross * du).sum(dim=1)) / scale.corner
-            ds = self.cone_values(du)
-            d0, dy = scale.inverse_square(dt, du)
-            return du, dt, ds, cp - q * ds, ct - d0, cu - dy
+    def __init__(self, solver: Interior, at: Central) -> None:
+        self.solver, self.at = solver, at
+        X, self.U = solver.features, solver._both(at.u)
+        self.zeta = solver.zeta(at.u)
+        self.f = (self.zeta * X).sum(dim=1)
+        self.pi = at.more["row_r"].sum(dim=1) if solver.robust else torch.zeros_like(self.f)
+        self.slope, self.spread = solver.outer_function.slopes(at.more, self.f, self.pi)
+        self.curvature = solver.outer_function.linearise(at.more, self.f, self.pi)
+        self.scale = NormScaling(at.tau, at.u, at.y0, at.y)
+        self.rows: AbsoluteStep | None = None
+        self.walls: AbsoluteStep | None = None
+        self.wall_pi = torch.zeros_like(at.tau)
+        if solver.robust:
+            act = solver.active
+            self.rows = AbsoluteStep(at.absolute("row"), solver.radii, self.zeta[:, act], self.spread)
+            self.walls = AbsoluteStep(at.absolute("wall"), solver.radii, at.u[:, act], at.p.sum(dim=-1).flatten())
+            self.wall_pi = at.more["wall_r"].sum(dim=1)
+        self._blocks()
+        self._coupling()
 
-        affine = direction(-p, -at.y0, -at.y)
-        length = min(1.0, self._reach(at, s, affine))
-        du, dt, ds, dp, d0, dy = affine
-        ahead = ((s + length * ds) * (p + length * dp)).sum()
-        ahead = (
-            ahead
-            + ((tau + length * dt) * (at.y0 + length * d0)).sum()
-            + ((u + length * du) * (at.y + length * dy)).sum()
-        )
-        m = max(1e-6, (max(float(ahead), 0.0) / gap) ** 3) * mu
-        c0, cu = scale.correction(m, dt, du, d0, dy)
-        cp = torch.where(self.live > 0, (m - ds * dp) / s, 0.0)
-        full = direction(cp - p, c0 - at.y0, cu - at.y)
-        length = min(1.0, 0.99 * self._reach(at, s, full))
-        du, dt, _, dp, d0, dy = full
-        ahead_u = u + length * du
-        if length < 1e-8 or not bool(torch.isfinite(ahead_u).all()) or float(self._least(ahead_u)) <= 0:
-            return False
-        at.u, at.tau, at.p, at.y0, at.y = (
-            ahead_u,
-            tau + length * dt,
-            p + length * dp,
-            at.y0 + length * d0,
-            at.y + length * dy,
-        )
-        return True
+    def _slack(self, part: slice, E: Tensor) -> Tensor:
+        """Slacks (2, b, n) of a lot's walls; 1 on rows that bind nothing."""
+        s = (self.U[:, part] @ self.solver.features.T) * E
+        if self.solver.robust:
+            return s - self.solver._both(self.wall_pi)[:, part, None]
+        return torch.where(self.solver.live > 0, s, 1.0)
 
-    def _least(self, u: Tensor) -> Tensor:
-        return torch.where(self.live > 0, self.cone_values(u), torch.inf).amin()
-
-    def _coupling(self, L: Tensor, root: Tensor) -> Tensor:
-        """Cholesky factor of I + L^1/2 F H^-1 F' L^1/2, summed over lots of blocks."""
-        X = self.features
+    def _blocks(self) -> None:
+        """Every block's gradient and the Cholesky factor of its matrix."""
+        solver, at = self.solver, self.at
+        X, act = solver.features, solver.active
         n, d = X.shape
-        total = torch.eye(n, dtype=X.dtype, device=X.device)
-        lot = max(1, SCRATCH // (n * d))
-        for a in range(0, len(L), lot):
-            part = L[a : a + lot]
-            inverse = torch.linalg.solve_triangular(part, self.eye.expand(len(part), d, d), upper=False)
-            A = (inverse.reshape(-1, d) @ X.T).reshape(len(part), d, n) * (self.D[a : a + lot] * root)[:, None, :]
-            _add_gram(total, A.reshape(-1, n))
-        return torch.linalg.cholesky(total)
+        h = self.slope[:, None] * X
+        if self.rows is not None:
+            h[:, act] += self.rows.pull()
+        pushed = solver.spread(h)
+        self.ru = pushed - at.y
+        if self.walls is not None:
+            self.ru[:, act] += self.walls.pull()
+        self.rt = solver.weight - at.y0
+        H = self.scale.reduced(solver.eye)
+        gap = 0.0
+        self.gamma, self.nearest, self.rest = (torch.zeros_like(at.u) for _ in range(3))
+        self.bend = torch.zeros_like(at.tau)
+        RU, HH = solver._both(self.ru), solver._both(H)
+        for part, E in solver.lots():
+            s, p = self._slack(part, E), at.p[:, part]
+            q = p / s
+            gap += float((s * p).sum())
+            RU[:, part] -= (p * E) @ X
+            if solver.robust:
+                self._binding(part, E, q, HH)
+            else:
+                HH[:, part] += (q @ solver.outer).reshape(*q.shape[:2], d, d)
+        pairs = 2 * solver.count * (int(solver.live.sum()) + 1) + n * solver.outer_function.pairs_per_row
+        gap += float((at.tau * at.y0 + (at.u * at.y).sum(dim=1)).sum()) + solver.outer_function.gap(at.more)
+        if self.walls is not None and self.rows is not None:
+            gap += float(self.walls.gap() + self.rows.gap())
+            pairs += 2 * len(act) * (2 * solver.count + n)
+            self.wall_b = torch.zeros_like(at.u)
+            self.wall_b[:, act] = self.walls.b
+            lead = self.bend[:, None] * (self.wall_b + self.nearest) + self.rest
+            den = self.bend * (1 + self.walls.inverse * self.bend)
+            H += lead[:, :, None] * lead[:, None, :] / den[:, None, None]
+            H[:, act, act] += self.walls.diagonal
+        self.gap, self.mu = gap, gap / pairs
+        if not gap > 0:
+            raise ArithmeticError("the products of slacks and multipliers are below rounding")
+        H.diagonal(dim1=1, dim2=2).mul_(1 + 1e-13)
+        self.L = torch.linalg.cholesky(H)
 
-    def _reach(self, at: Central, s: Tensor, move: tuple[Tensor, ...]) -> float:
-        du, dt, ds, dp, d0, dy = move
-        far = torch.finfo(s.dtype).max
-        walls = torch.minimum(torch.where(ds < 0, -s / ds, far).amin(), torch.where(dp < 0, -at.p / dp, far).amin())
-        return min(float(walls), _cone_reach(at.tau, at.u, dt, du), _cone_reach(at.y0, at.y, d0, dy))
+    def _binding(self, part: slice, E: Tensor, q: Tensor, HH: Tensor) -> None:
+        """The robust walls' part of the blocks, sum_k q_k (g_k - mean)(g_k - mean)', taken about the row g* that binds most.
+
+        The stiffest row's own direction is free, since r can give way; subtracting it from X'QX would leave rounding only.
+        """
+        solver = self.solver
+        X = solver.features
+        d = X.shape[1]
+        top, place = q.max(dim=-1, keepdim=True)
+        others = q.scatter(-1, place, 0.0)
+        nearest = X[place[..., 0]] * E.expand_as(q).gather(-1, place)
+        weight, first = others.sum(dim=-1, keepdim=True), (others * E) @ X
+        rest = first - weight * nearest
+        second = (others @ solver.outer).reshape(*q.shape[:2], d, d)
+        mixed = first[..., :, None] * nearest[..., None, :]
+        second = (
+            second - mixed - mixed.transpose(-1, -2) + weight[..., None] * nearest[..., :, None] * nearest[..., None, :]
+        )
+        HH[:, part] += second - rest[..., :, None] * rest[..., None, :] / (weight + top)[..., None]
+        for store, value in ((self.gamma, first + top * nearest), (self.nearest, nearest), (self.rest, rest)):
+            solver._both(store)[:, part] = value
+        solver._both(self.bend)[:, part] = (weight + top)[..., 0]
+
+    # ---- the coupled system ------------------------------------------------------------------------------------
+    def _coupling(self) -> None:
+        solver, curvature = self.solver, self.curvature
+        X, P = solver.features, solver.count
+        n, d = X.shape
+        self._row_parts()
+        if solver.by_rows:
+            self.root = curvature.ff.sqrt()
+            total = torch.eye(n, dtype=X.dtype, device=X.device)
+            each = max(1, solver.scratch // (8 * n * d))
+            for part, E in solver.lots():
+                D = (E > 0).to(E) * self.root
+                for side in (0, 1):
+                    factors = solver._both(self.L)[side, part]
+                    for a in range(0, len(factors), each):
+                        lot = factors[a : a + each]
+                        inverse = torch.linalg.solve_triangular(lot, solver.eye.expand(len(lot), d, d), upper=False)
+                        A = (inverse.reshape(-1, d) @ X.T).reshape(len(lot), d, n) * D[a : a + each, None, :]
+                        _add_gram(total, A.reshape(-1, n))
+            self.factor = torch.linalg.cholesky(total)
+            return
+        # The two blocks of a pattern in series are (V^-1 + W^-1)^-1 = Z Z' with V = L L', Z = L inner^-T. Scaled by Z the matrix is the
+        # identity plus what the rows add, which keeps its factor accurate when the blocks span many orders of magnitude.
+        L, other = solver._both(self.L)
+        ratio = torch.linalg.solve_triangular(other, L, upper=False)
+        inner = torch.linalg.cholesky(solver.eye + ratio.transpose(1, 2) @ ratio)
+        self.Zt = torch.linalg.solve_triangular(inner, L.transpose(1, 2), upper=False)
+        unscale = inner.transpose(1, 2) @ torch.linalg.solve_triangular(L, solver.eye.expand(P, d, d), upper=False)
+        total = torch.eye(P * d, dtype=X.dtype, device=X.device)
+        inside = torch.cat([(E > 0).to(E) for _, E in solver.lots()])  # (P, n): this form holds (Pd)^2 numbers anyway
+        each = max(1, solver.scratch // (8 * P * d))
+        flat = unscale.reshape(P * d, d)
+        for vectors in self.vectors:
+            for a in range(0, n, each):
+                lot = slice(a, min(n, a + each))
+                A = (vectors[lot] @ flat.T).reshape(-1, P, d) * inside.T[lot, :, None]
+                _add_gram(total, A.reshape(-1, P * d))
+        if self.rows is not None:
+            act = unscale[:, :, solver.active]
+            between = torch.stack([(inside * w) @ inside.T for w in self.rows.diagonal.T], dim=2)  # (P, P, a)
+            grid = total.view(P, d, P * d)
+            for i in range(P):
+                grid[i] += act[i] @ (between[i][:, None, :] * act).reshape(P * d, -1).T
+        self.factor = torch.linalg.cholesky(total)  # reads the lower triangle
+
+    def _row_parts(self) -> None:
+        """Row k's curvature in zeta: diagonal (rows.diagonal) plus the sum of v v' over `vectors` (each (n, d))."""
+        X, c = self.solver.features, self.curvature
+        if self.rows is None:
+            self.vectors = [c.ff.sqrt()[:, None] * X]
+            return
+        # Phi after r is eliminated, (Phi^-1 + S e e')^-1, factored as [x, -b] L L' [x, -b]'
+        den = 1 + self.rows.inverse * c.pp
+        ff, fp = (c.ff + self.rows.inverse * c.determinant) / den, c.fp / den
+        b = torch.zeros_like(X)
+        b[:, self.solver.active] = -self.rows.b
+        tiny = torch.finfo(X.dtype).tiny
+        first = ff.clamp(min=0).sqrt()
+        lower = torch.where(first > 0, fp / first.clamp(min=tiny), 0.0)
+        second = torch.where(ff > 0, c.determinant / den / ff.clamp(min=tiny), 0.0).sqrt()
+        self.vectors = [first[:, None] * X + lower[:, None] * b]
+        if bool((second > 0).any()):
+            self.vectors.append(second[:, None] * b)
+
+    def _curve(self, dzeta: Tensor) -> Tensor:
+        """The rows' curvature applied to a change of zeta (n, d)."""
+        total = sum((v * (v * dzeta).sum(dim=1, keepdim=True) for v in self.vectors), torch.zeros_like(dzeta))
+        if self.rows is not None:
+            act = self.solver.active
+            total[:, act] += self.rows.diagonal * dzeta[:, act]
+        return total
+
+    def solve(self, r: Tensor) -> Tensor:
+        """The Newton matrix's inverse applied to r (J, d), refined against rounding."""
+        x = self._solve(r)
+        rest = r - self._apply(x)
+        size = float(torch.linalg.vector_norm(rest))
+        whole = float(torch.linalg.vector_norm(r))
+        for _ in range(REFINEMENTS):
+            if size <= 1e-11 * whole:
+                break
+            trial = x + self._solve(rest)
+            rest = r - self._apply(trial)
+            before, size = size, float(torch.linalg.vector_norm(rest))
+            if not size < before:
+                break
+            x = trial
+            if size > 0.3 * before:
+                break
+        return x
+
+    def _apply(self, x: Tensor) -> Tensor:
+        """The Newton matrix applied to x (J, d)."""
+        blocks = self.L @ (self.L.transpose(1, 2) @ x[:, :, None])
+        return blocks[:, :, 0] + self.solver.spread(self._curve(self.solver.zeta(x)))
+
+    def _solve(self, r: Tensor) -> Tensor:
+        solver, P = self.solver, self.solver.count
+        x = torch.cholesky_solve(r[:, :, None], self.L)[:, :, 0]
+        if solver.by_rows:
+            scores = (solver.zeta(x) * solver.features).sum(dim=1)
+            k = torch.cholesky_solve((self.root * scores)[:, None], self.factor)[:, 0]
+            back = solver.spread((self.root * k)[:, None] * solver.features)
+        else:
+            c = (self.Zt @ (x[:P] - x[P:])[:, :, None]).reshape(-1, 1)
+            c = c - torch.cholesky_solve(c, self.factor)
+            back = (self.Zt.transpose(1, 2) @ c.reshape(P, -1, 1))[:, :, 0]
+            back = torch.cat([back, -back])
+        return x - torch.cholesky_solve(back[:, :, None], self.L)[:, :, 0]
+
+    # ---- directions --------------------------------------------------------------------------------------------
+    def _cone_targets(self, part: slice, E: Tensor, m: float, before: tuple[Tensor, Tensor] | None) -> Tensor:
+        """(2, b, n) complementarity targets of the walls: aim at zero, or at m with the affine step's correction."""
+        s, p = self._slack(part, E), self.at.p[:, part]
+        if m == HELD:
+            return torch.zeros_like(p)
+        if before is None:
+            return -p
+        ds, dp = self._wall_change(part, E, before, -p)
+        return torch.where(self.solver.live > 0, (m - ds * dp) / s - p, 0.0)
+
+    def _wall_change(self, part: slice, E: Tensor, du: tuple[Tensor, Tensor], targets: Tensor) -> tuple[Tensor, Tensor]:
+        s, p = self._slack(part, E), self.at.p[:, part]
+        ds = (self.solver._both(du[0])[:, part] @ self.solver.features.T) * E
+        if self.solver.robust:
+            ds = ds - self.solver._both(du[1])[:, part, None]
+        return ds, targets - p / s * ds
+
+    def _direction(self, m: float, before: dict[str, Any] | None) -> dict[str, Any]:
+        """The Newton direction towards complementarity m, with the second-order terms of the step `before`."""
+        solver, at = self.solver, self.at
+        X, act = solver.features, solver.active
+        outer = solver.outer_function
+        right = -self.ru
+        R = solver._both(right)
+        sums = torch.zeros_like(at.tau)
+        S = solver._both(sums)
+        earlier = None if before is None else before["walls"]
+        for part, E in solver.lots():
+            cp = self._cone_targets(part, E, m, earlier)
+            R[:, part] += (cp * E) @ X
+            S[:, part] = cp.sum(dim=-1)
+        if m == HELD:
+            ct, cu = torch.zeros_like(at.y0), torch.zeros_like(at.y)
+        elif before is None:
+            ct, cu = -at.y0, -at.y
+        else:
+            ct, cu = self.scale.correction(m, before["tau"], before["u"], before["y0"], before["y"])
+            ct, cu = ct - at.y0, cu - at.y
+        right += cu - self.scale.cross * ((ct - self.rt) / self.scale.corner)[:, None]
+        base_f, base_pi = outer.aim(outer.targets(at.more, m, None if before is None else before["pieces"], m == HELD))
+        h = base_f[:, None] * X
+        if self.rows is not None and self.walls is not None:
+            for which, step, base, bend in (
+                ("row", self.rows, base_pi, self.curvature.pp), ("wall", self.walls, sums, self.bend),
+            ):  # fmt: skip
+                step.aim(self._absolute_targets(step, m, None if before is None else before[which]), base, bend)
+            den = 1 + self.rows.inverse * self.curvature.pp
+            lift = self.rows.rho / den
+            h = h + (self.curvature.fp * lift)[:, None] * X
+            h[:, act] += self.rows.push + self.rows.b * self.rows.R - self.rows.b * (self.curvature.pp * lift)[:, None]
+            lift = self.walls.rho / (1 + self.walls.inverse * self.bend)
+            right[:, act] -= self.walls.push + self.walls.b * self.walls.R
+            right += (self.wall_b * self.bend[:, None] + self.gamma) * lift[:, None]
+        du = self.solve(right - solver.spread(h))
+        dt = (ct - self.rt - (self.scale.cross * du).sum(dim=1)) / self.scale.corner
+        d0, dy = self.scale.inverse_square(dt, du)
+        found: dict[str, Any] = {"u": du, "tau": dt, "y0": ct - d0, "y": cu - dy, "m": m, "earlier": earlier}
+        dzeta = solver.zeta(du)
+        df = (dzeta * X).sum(dim=1)
+        dpi, wall_pi = torch.zeros_like(df), torch.zeros_like(dt)
+        if self.rows is not None and self.walls is not None:
+            found["row_x"], found["wall_x"] = dzeta[:, act], du[:, act]
+            dpi, *found["row"] = self.rows.change(found["row_x"], self.curvature.fp * df)
+            wall_pi, *found["wall"] = self.walls.change(found["wall_x"], -(self.gamma * du).sum(dim=1))
+        found["pieces"] = outer.change(df, dpi)
+        found["walls"] = (du, wall_pi)
+        return found
+
+    @staticmethod
+    def _absolute_targets(step: AbsoluteStep, m: float, before: Any) -> tuple[Tensor, Tensor]:
+        at = step.at
+        if m == HELD:
+            return torch.zeros_like(at.above), torch.zeros_like(at.below)
+        if before is None:
+            return -at.above, -at.below
+        ds_up, ds_down, dup, ddown = before[3], before[4], before[1], before[2]
+        return ((m - ds_up * dup) / step.room_above - at.above, (m - ds_down * ddown) / step.room_below - at.below)
+
+    def _lengths(self, found: dict[str, Any]) -> tuple[float, Any]:
+        """Step to the border, and what the gap becomes at a length, as a function."""
+        solver, at = self.solver, self.at
+        outer = solver.outer_function
+        pairs: list[tuple[Tensor, Tensor]] = []
+        for which, step in (("row", self.rows), ("wall", self.walls)):
+            if step is not None:
+                found[which] += list(step.slack_changes(found[f"{which}_x"], found[which][0]))
+                _, dup, ddown, ds_up, ds_down = found[which]
+                pairs += [(step.at.above, dup), (step.at.below, ddown), (step.room_above, ds_up), (step.room_below, ds_down)]  # fmt: skip
+        pairs += outer.pairs(at.more, found["pieces"])
+        length = min(reach(pairs) if pairs else float("inf"), cone_reach(at.tau, at.u, found["tau"], found["u"]))
+        length = min(length, cone_reach(at.y0, at.y, found["y0"], found["y"]))
+        sums = [0.0, 0.0, 0.0]
+        for part, E in solver.lots():
+            cp = self._cone_targets(part, E, found["m"], found["earlier"])
+            ds, dp = self._wall_change(part, E, found["walls"], cp)
+            s, p = self._slack(part, E), at.p[:, part]
+            length = min(length, reach([(s, ds), (p, dp)]))
+            sums = [sums[0] + float((s * p).sum()), sums[1] + float((s * dp + ds * p).sum()), sums[2] + float((ds * dp).sum())]  # fmt: skip
+
+        def ahead(by: float) -> float:
+            total = sums[0] + by * sums[1] + by * by * sums[2]
+            total += float(((at.tau + by * found["tau"]) * (at.y0 + by * found["y0"])).sum())
+            total += float(((at.u + by * found["u"]) * (at.y + by * found["y"])).sum())
+            for which, step in (("row", self.rows), ("wall", self.walls)):
+                if step is not None:
+                    _, dup, ddown, ds_up, ds_down = found[which]
+                    total += float(((step.room_above + by * ds_up) * (step.at.above + by * dup)).sum())
+                    total += float(((step.room_below + by * ds_down) * (step.at.below + by * ddown)).sum())
+            return total + outer.ahead(at.more, found["pieces"], by)
+
+        return length, ahead
+
+    def make(self) -> bool:
+        """Predict, correct, and move; False where no step is left."""
+        affine = self._direction(0.0, None)
+        length, ahead = self._lengths(affine)
+        m = max(1e-6, (max(ahead(min(1.0, length)), 0.0) / self.gap) ** 3) * self.mu
+        return self._advance(self._direction(m, affine))
+
+    def hold(self) -> bool:
+        """A step that removes the residuals and leaves the products as they are, to first order."""
+        return self._advance(self._direction(HELD, None))
+
+    def _advance(self, full: dict[str, Any]) -> bool:
+        solver, at = self.solver, self.at
+        length, _ = self._lengths(full)
+        length = min(1.0, 0.99 * length)
+        u = at.u + length * full["u"]
+        fresh_pi = self.wall_pi + length * full["walls"][1]
+        if length < 1e-8 or not bool(torch.isfinite(u).all()):
+            return False
+        U, X = solver._both(u), solver.features
+        for part, E in solver.lots():  # inside, also after rounding
+            s = (U[:, part] @ X.T) * E - (solver._both(fresh_pi)[:, part, None] if solver.robust else 0.0)
+            if float(torch.where(solver.live > 0, s, torch.inf).amin()) <= 0:
+                return False
+        for part, E in solver.lots():
+            cp = self._cone_targets(part, E, full["m"], full["earlier"])
+            _, dp = self._wall_change(part, E, full["walls"], cp)
+            at.p[:, part] += length * dp
+        for which in ("row", "wall") if solver.robust else ():
+            for name, change in zip(("r", "above", "below"), full[which][:3], strict=True):
+                at.more[f"{which}_{name}"] = at.more[f"{which}_{name}"] + length * change
+        solver.outer_function.advance(at.more, full["pieces"], length)
+        at.u = u
+        at.tau, at.y0, at.y = at.tau + length * full["tau"], at.y0 + length * full["y0"], at.y + length * full["y"]
+        return True
 
 
 def _add_gram(total: Tensor, A: Tensor) -> None:
@@ -210,62 +614,3 @@ def _add_gram(total: Tensor, A: Tensor) -> None:
         return
     # a row-major lower triangle is a column-major upper one
     products.dsyrk(1.0, A.contiguous().numpy().T, beta=1.0, c=total.numpy().T, lower=0, overwrite_c=1)
-
-
-class _Scaling:
-    """Nesterov-Todd scaling W of the pairs (tau, u), (y0, y) in norm cones: W y = W^-1 u."""
-
-    def __init__(self, tau: Tensor, u: Tensor, y0: Tensor, y: Tensor) -> None:
-        here, there = _determinant(tau, u), _determinant(y0, y)
-        a0, a = tau / here.sqrt(), u / here.sqrt()[:, None]
-        b0, b = y0 / there.sqrt(), y / there.sqrt()[:, None]
-        gamma = ((1 + a0 * b0 + (a * b).sum(dim=1)) / 2).sqrt()
-        self.w0, self.w = (a0 + b0) / (2 * gamma), (a - b) / (2 * gamma)[:, None]
-        self.square = (here / there).sqrt()
-        self.point = (y0, y)
-        self.corner = (2 * self.w0.square() - 1) / self.square
-        self.cross = -2 * (self.w0 / self.square)[:, None] * self.w
-
-    def reduced(self, eye: Tensor) -> Tensor:
-        """W^-2 with tau eliminated: (J, d, d)."""
-        weight = 2 / self.square - 4 * (self.w0 / self.square).square() / self.corner
-        return eye / self.square[:, None, None] + (weight[:, None] * self.w)[:, :, None] * self.w[:, None, :]
-
-    def inverse_square(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """W^-2 (t, x)."""
-        dot = (self.w * x).sum(dim=1, keepdim=True)
-        rest = self.cross * t[:, None] + (x + 2 * self.w * dot) / self.square[:, None]
-        return self.corner * t + (self.cross * x).sum(dim=1), rest
-
-    def apply(self, t: Tensor, x: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
-        """W (t, x) or W^-1 (t, x)."""
-        w = -self.w if inverse else self.w
-        size = self.square.rsqrt() if inverse else self.square.sqrt()
-        dot = (w * x).sum(dim=1)
-        return size * (self.w0 * t + dot), size[:, None] * (w * t[:, None] + x + w * (dot / (1 + self.w0))[:, None])
-
-    def correction(self, m: float, dt: Tensor, du: Tensor, d0: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
-        """W^-1 (lambda \\ (m e - (W^-1 du) o (W dy)))."""
-        l0, lv = self.apply(*self.point, inverse=False)
-        a0, a = self.apply(dt, du, inverse=True)
-        b0, b = self.apply(d0, dy, inverse=False)
-        c0, c = m - (a0 * b0 + (a * b).sum(dim=1)), -(a0[:, None] * b + b0[:, None] * a)
-        x0 = (l0 * c0 - (lv * c).sum(dim=1)) / _determinant(l0, lv)
-        return self.apply(x0, (c - lv * x0[:, None]) / l0[:, None], inverse=True)
-
-
-def _determinant(t: Tensor, x: Tensor) -> Tensor:
-    size = torch.linalg.vector_norm(x, dim=1)
-    return (t - size) * (t + size)
-
-
-def _cone_reach(t: Tensor, x: Tensor, dt: Tensor, dx: Tensor) -> float:
-    """Largest step that keeps (t, x) + step (dt, dx) in the norm cones."""
-    far = torch.finfo(t.dtype).max
-    A, B, C = dt.square() - dx.square().sum(dim=1), t * dt - (x * dx).sum(dim=1), _determinant(t, x)
-    inner = B.square() - A * C
-    q = -(B + torch.where(B >= 0, 1.0, -1.0) * inner.clamp(min=0).sqrt())
-    first, second = torch.where(A != 0, q / A, far), torch.where(q != 0, C / q, far)
-    root = torch.minimum(torch.where(first > 0, first, far), torch.where(second > 0, second, far))
-    root = torch.where(inner < 0, far, root)
-    return float(torch.minimum(root, torch.where(dt < 0, -t / dt, far)).min())

@@ -13,8 +13,12 @@ from surefoot.convex_networks.problem import PatternProgram
 
 
 def objective_and_gradient(program: PatternProgram, hidden: Tensor, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Regularised loss of a network with weights (m, d), (m, C), and its gradients."""
+    """Regularised loss of a network with weights (m, d), (m, C), and its gradients; with radii at rows attacked by one sign step."""
     X, y, beta = program.features, program.targets, program.weight
+    if program.robust and program.radii is not None:  # at the rows moved by the fast gradient sign attack
+        before = X @ hidden.T
+        slope = program.loss.derivative(before.clamp(min=0) @ output, y)
+        X = X + program.radii.to(X) * (((slope @ output.T) * (before > 0).to(before)) @ hidden).sign()
     before = X @ hidden.T
     active = before.clamp(min=0)
     scores = active @ output
@@ -48,7 +52,7 @@ def train_locally(
             a.mul_(0.9).add_(g, alpha=0.1)
             b.mul_(0.999).addcmul_(g, g, value=0.001)
             w.addcdiv_(a / (1 - 0.9**k), (b / (1 - 0.999**k)).sqrt().add_(1e-8), value=-length)
-    if polish and bool(torch.isfinite(best[0]).all()):
+    if polish and not program.robust and bool(torch.isfinite(best[0]).all()):
         shapes = (best[0].shape, best[1].shape)
         cut = best[0].numel()
 

@@ -27,6 +27,14 @@ def pattern_of(features: Tensor, directions: Tensor) -> Tensor:
     return directions @ features.T >= 0
 
 
+def sign_lots(features: Tensor, directions: Tensor, scratch: int = 256 << 20) -> Iterator[tuple[slice, Tensor]]:
+    """Lots of patterns with their signs (b, n), +1 in the pattern and -1 outside, so that a dozen such arrays fit into `scratch` bytes."""
+    each = max(1, scratch // (8 * 12 * len(features)))
+    for start in range(0, len(directions), each):
+        part = slice(start, min(len(directions), start + each))
+        yield part, torch.where(pattern_of(features, directions[part]), 1.0, -1.0).to(features)
+
+
 def margins(features: Tensor, directions: Tensor) -> Tensor:
     """Least |x'a| / (|x| |a|) over the rows that are not zero: (P,); infinity where all rows are zero."""
     sizes = torch.linalg.vector_norm(features, dim=1)
@@ -159,20 +167,92 @@ def centres(features: Tensor, directions: Tensor, steps: int = 40) -> Tensor:
     return unit(u)
 
 
-def perturbed_directions(features: Tensor, radii: Tensor, directions: Tensor, rounds: int, streams: Streams) -> Tensor:
-    """Directions of patterns that perturbed rows have: least-squares fits of 1[(X + radii o sign R) a >= 0], R Gaussian.
+def robust_margins(features: Tensor, radii: Tensor, directions: Tensor) -> Tensor:
+    """Least |x'a| - sum(radii |a|) over the rows, for unit directions a: positive where no perturbation crosses the hyperplane."""
+    room = directions.abs() @ radii
+    return (directions @ features.T).abs().amin(dim=1) - room
 
-    A pattern of X + Delta is usable only where some direction has it on X itself; these are the directions closest to it.
+
+def robust_centres(features: Tensor, radii: Tensor, directions: Tensor, rounds: int = 40) -> Tensor:
+    """Directions inside the robust cones {u : (2D - I) X u >= |radii o u|_1} of the patterns of `directions`, where those have an interior.
+
+    Follows the analytic centre while the radii grow from zero, with |u| smoothed from above; cones that close on the way are left out.
+
+    Args:
+        features: X (n, d).
+        radii: (d,) >= 0.
+        directions: (P, d) strictly inside their plain cones.
+        rounds: most growths of the radii.
     """
-    signs = []
-    for index in range(rounds):
-        noise = torch.from_numpy(streams.numpy("perturbation", index).standard_normal(tuple(features.shape))).to(
-            features
-        )
-        moved = features + radii * noise.sign()
-        wanted = torch.where(directions @ moved.T >= 0, 1.0, -1.0).to(features)
-        signs.append(torch.linalg.lstsq(features, wanted.T).solution.T)
-    return torch.cat(signs) if signs else directions[:0]
+    X = features
+    n, d = X.shape
+    u = centres(X, directions)
+    if len(u) == 0:
+        return u
+    signs = torch.where(u @ X.T >= 0, 1.0, -1.0).to(X)
+    smooth = 1e-6 / d
+    outer = (X[:, :, None] * X[:, None, :]).reshape(n, d * d)
+    eye = n * torch.eye(d, dtype=X.dtype, device=X.device)
+    share = torch.zeros(len(u), dtype=X.dtype, device=X.device)  # of the radii reached
+
+    def width(w: Tensor) -> Tensor:
+        return (w.square() + smooth).sqrt() @ radii
+
+    for _ in range(rounds):
+        room = ((u @ X.T) * signs).amin(dim=1) / width(u)
+        following = torch.minimum(torch.ones_like(share), share + 0.7 * (room - share))
+        grown, share = float((following - share).max()), following
+        for _ in range(2):
+            root = (u.square() + smooth).sqrt()
+            first, second = share[:, None] * radii * u / root, share[:, None] * radii * smooth / root**3
+            slack = (u @ X.T) * signs - (share * width(u))[:, None]
+            w = slack.reciprocal()
+            q = w.square()
+            gradient = n * u - (w * signs) @ X + w.sum(dim=1, keepdim=True) * first
+            mixed = ((q * signs) @ X)[:, :, None] * first[:, None, :]
+            hessian = (q @ outer).reshape(-1, d, d) + eye - mixed - mixed.transpose(1, 2)
+            hessian += q.sum(dim=1)[:, None, None] * first[:, :, None] * first[:, None, :]
+            hessian.diagonal(dim1=1, dim2=2).add_(w.sum(dim=1, keepdim=True) * second).mul_(1 + 1e-12)
+            factor, failed = torch.linalg.cholesky_ex(hessian)
+            step = -torch.cholesky_solve(gradient[:, :, None], factor)[:, :, 0]
+            step = torch.where((failed == 0)[:, None] & torch.isfinite(step), step, 0.0)
+            length = torch.ones_like(share)
+            inside = torch.zeros_like(share, dtype=torch.bool)
+            for _ in range(12):
+                trial = u + length[:, None] * step
+                inside = ((trial @ X.T) * signs - (share * width(trial))[:, None] > 0.05 * slack).all(dim=1)
+                if bool(inside.all()):
+                    break
+                length = torch.where(inside, length, 0.5 * length)
+            u = torch.where(inside[:, None], u + length[:, None] * step, u)
+        if bool((share >= 1).all()) or grown < 1e-4:
+            break
+    u = unit(u)
+    same = ((u @ X.T) * signs > 0).all(dim=1)
+    return u[same & (robust_margins(X, radii, u) > SURE)]
+
+
+def sample_robust_patterns(
+    features: Tensor, radii: Tensor, count: int, streams: Streams, *, lots: int = 12
+) -> tuple[PatternSet, int]:
+    """`count` distinct patterns that no perturbation of a row changes, and how many patterns were looked at.
+
+    Patterns of hyperplanes through the rows' gaps are what robust training can use: every other one has an empty cone.
+    """
+    found = PatternSet(features)
+    ahead = features.new_zeros(1, features.shape[1])
+    ahead[0, -1] = 1.0
+    axes = torch.cat([ahead, -ahead, torch.eye(features.shape[1]).to(features)])
+    found.add(axes[robust_margins(features, radii, axes) > SURE], count)
+    seen, looked = PatternSet(features), 0
+    for number, drawn in enumerate(direction_lots(features.shape[1], streams, like=features)):
+        before = len(seen)
+        looked += seen.add(drawn)
+        if len(seen) > before:
+            found.add(robust_centres(features, radii, seen.directions[before:]), count - len(found))
+        if len(found) >= count or number + 1 >= lots:
+            return found, looked
+    raise AssertionError("the lots are endless")
 
 
 def cell_count(rows: int, rank: int) -> int:

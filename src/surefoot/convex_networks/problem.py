@@ -175,8 +175,8 @@ def make_program(
         raise ValueError(f"values: column {name!r} is NaN or infinite in row {row + 1}; drop or impute it first")
     if not np.isfinite(penalty) or penalty <= 0:
         raise ValueError(f"penalty is {penalty}; expected a finite number > 0")
-    if radius < 0:
-        raise ValueError(f"radius is {radius}; expected a number >= 0")
+    if not (np.isfinite(radius) and radius >= 0):
+        raise ValueError(f"radius is {radius}; expected a finite number >= 0")
     centre, spread = np.zeros(X.shape[1]), np.ones(X.shape[1])
     if scale:
         centre, spread = X.mean(axis=0), X.std(axis=0)

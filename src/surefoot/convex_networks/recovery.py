@@ -7,26 +7,57 @@ import torch
 from scipy.optimize import nnls
 from torch import Tensor
 
+from surefoot.convex_networks.patterns import sign_lots
 from surefoot.convex_networks.problem import Network, PatternProgram, ordered
+from surefoot.convex_networks.robust import soft, worst_loss, worst_network_loss
 
 DROP = 1e-6
 """Neurons lighter than this fraction of the heaviest are left out."""
 
 
-def program_value(program: PatternProgram, signs: Tensor, v: Tensor) -> float:
-    """loss(F v) + beta sum |v_i| for v (C, 2, P, d)."""
-    inside = (signs > 0).to(v)
-    difference = v[:, 0] - v[:, 1]
-    scores = torch.stack([((c @ program.features.T) * inside).sum(dim=0) for c in difference], dim=1)
-    loss = program.loss.value(scores, program.targets).sum()
-    return float(loss + program.weight * torch.linalg.vector_norm(v, dim=-1).sum())
+def program_value(program: PatternProgram, directions: Tensor, v: Tensor) -> float:
+    """loss(F v) + beta sum |v_i| for v (C, 2, P, d), with the worst-case loss where the problem is robust."""
+    X, loss = program.features, 0.0
+    for column, blocks in enumerate(v):
+        zeta = torch.zeros_like(X)
+        for part, signs in sign_lots(X, directions):
+            zeta.addmm_((signs > 0).to(X).T, blocks[0, part] - blocks[1, part])
+        scores, y = (zeta * X).sum(dim=1), program.targets[:, column]
+        if program.robust and program.radii is not None:
+            loss += float(worst_loss(program, scores, zeta.abs() @ program.radii.to(X), y).sum())
+        else:
+            loss += float(program.loss.value(scores, y).sum())
+    return loss + float(program.weight * torch.linalg.vector_norm(v, dim=-1).sum())
 
 
 def network_value(program: PatternProgram, hidden: Tensor, output: Tensor) -> float:
-    """loss + (beta / 2) (|hidden|^2 + |output|^2), from the weights alone."""
-    scores = (program.features @ hidden.T).clamp(min=0) @ output
+    """loss + (beta / 2) (|hidden|^2 + |output|^2), from the weights alone; where the problem is robust, with a bound on the worst case."""
     decay = 0.5 * program.weight * (hidden.square().sum() + output.square().sum())
+    if program.robust:
+        return float(worst_network_loss(program, hidden, output).sum() + decay)
+    scores = (program.features @ hidden.T).clamp(min=0) @ output
     return float(program.loss.value(scores, program.targets).sum() + decay)
+
+
+def dual_norms(program: PatternProgram, directions: Tensor, z: Tensor, tilt: Tensor | None, p: Tensor) -> Tensor:
+    """|+-X'D_i z' + G_i'p_i| of every block (2, P) for one column, each entry moved towards zero by radii sum(p) where robust.
+
+    Args:
+        z, tilt: (n,), (n, d) row multipliers; row k pushes with -z_k x_k + tilt_k.
+        p: (2, P, n).
+    """
+    X = program.features
+    h = -z[:, None] * X if tilt is None else tilt - z[:, None] * X
+    norms = X.new_zeros(2, len(directions))
+    for part, signs in sign_lots(X, directions):
+        pushed = (signs > 0).to(X) @ h
+        for side, sign in ((0, 1.0), (1, -1.0)):
+            mine = p[side, part]
+            vector = sign * pushed - (mine * signs) @ X
+            if program.robust and program.radii is not None:
+                vector = soft(vector, program.radii.to(X) * mine.sum(dim=1, keepdim=True))
+            norms[side, part] = torch.linalg.vector_norm(vector, dim=1)
+    return norms
 
 
 def weights_of(v: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,18 +82,18 @@ def without_light(v: Tensor, fraction: float = DROP) -> Tensor:
     return torch.where(size > fraction * size.max(), v, torch.zeros_like(v))
 
 
-def into_cones(features: Tensor, signs: Tensor, directions: Tensor, v: Tensor) -> Tensor:
+def into_cones(features: Tensor, directions: Tensor, v: Tensor) -> Tensor:
     """The nearest point of each block's cone, moved off the walls by rounding's worth along the block's direction."""
     X = features.cpu().numpy()
     result = v.clone()
     norms = np.linalg.norm(X, axis=1)
     for column, side, block in torch.nonzero(torch.linalg.vector_norm(v, dim=-1) > 0).tolist():
         w = v[column, side, block].cpu().numpy().copy()
-        G = signs[block].cpu().numpy()[:, None] * X
+        inner = directions[block].cpu().numpy()
+        G = np.where(X @ inner >= 0, 1.0, -1.0)[:, None] * X
         if (G @ w).min() < 0:
             multipliers, _ = nnls(G.T, -w, maxiter=10 * len(G))
             w = w + G.T @ multipliers
-        inner = directions[block].cpu().numpy()
         room = 8 * np.finfo(float).eps * norms * np.linalg.norm(w)
         short = room - G @ w
         margin = G @ inner

@@ -126,6 +126,7 @@ def program_from_table(
         loss=loss,
         penalty=options.penalty,
         scale=options.scale,
+        radius=options.radius,
         names=names,
         classes=classes,
         **extra,

@@ -18,10 +18,18 @@ from surefoot.convex_networks import local
 from surefoot.convex_networks.coordinate import CoordinateKernel
 from surefoot.convex_networks.interior import Central, Interior
 from surefoot.convex_networks.kernel import Iterate, Kernel
-from surefoot.convex_networks.patterns import PatternSet, centres, pattern_of, sample_patterns
+from surefoot.convex_networks.patterns import (
+    PatternSet,
+    centres,
+    pattern_of,
+    robust_centres,
+    sample_patterns,
+    sample_robust_patterns,
+)
 from surefoot.convex_networks.pricing import Priced, all_arrangements, price, price_exactly
 from surefoot.convex_networks.problem import Network, PatternProgram
 from surefoot.convex_networks.recovery import (
+    dual_norms,
     into_cones,
     make_network,
     network_value,
@@ -30,6 +38,7 @@ from surefoot.convex_networks.recovery import (
     weights_of,
     without_light,
 )
+from surefoot.convex_networks.robust import dual_value
 from surefoot.core.certificate import Certificate
 from surefoot.core.method import Look, Method, State, Status, transient
 from surefoot.core.random import Streams
@@ -37,8 +46,9 @@ from surefoot.core.random import Streams
 log = logging.getLogger(__name__)
 
 SolverName = Literal["auto", "interior", "admm", "published", "coordinate"]
-INTERIOR_ROWS = 2500
-"""Rows up to which "auto" takes the interior-point solver (its n x n matrix is factorised in every iteration)."""
+INTERIOR_SIZE = 2500
+"""Rows, or numbers in all patterns' weights, up to which "auto" takes the interior-point solver (a matrix of that size is factorised in
+every iteration)."""
 
 CHECK_EVERY = 50
 """ADMM iterations between looks at the gap."""
@@ -61,7 +71,12 @@ class ConvexState(State):
     rho: float = 1.0
     v: Tensor | None = None  # feasible blocks of the last finished round (C, 2, P, d)
     z: Tensor | None = None  # (C, n)
-    p: Tensor | None = None  # (C, 2, P, n)
+    p: Tensor | None = None  # (C, 2, P, n), to be multiplied by scale (C,)
+    scale: Tensor | None = None
+    spread: Tensor | None = (
+        None  # (C, n) and tilt (C, n, d): how perturbations enter the multipliers of robust training
+    )
+    tilt: Tensor | None = None
     hidden: Tensor | None = None  # best network so far
     output: Tensor | None = None
     local_hidden: Tensor | None = None  # (R, m, d) networks trained locally
@@ -70,6 +85,7 @@ class ConvexState(State):
     upper: float = float("inf")
     lower: float = -float("inf")
     estimate: float = float("inf")
+    before: float = float("inf")  # robust: value of the round before
     global_lower: float = -float("inf")
     largest: Tensor | None = None  # (C,) bound or best value of |z'(Xu)_+|, and where (C, d)
     where: Tensor | None = None
@@ -94,7 +110,8 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
         iterations: most iterations of one program.
         candidates: patterns added in a round.
         rho: penalty of ADMM to start with; it balances itself (not in the published variant).
-        memory: bytes that the inner solver may take; scratch is worked off in lots, and more patterns than fit are refused.
+        memory: bytes that the inner solver may take; scratch is worked off in lots, the interior-point solver's multipliers (patterns
+            times rows) go to a mapped file beyond it, and what still does not fit is refused.
         block: inner iterations a step.
     """
 
@@ -145,7 +162,7 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
         if state.phase == "begin":
             self._begin(problem, state)
         # an interior-point iteration is a block of work in itself
-        for _ in range(state.room(1 if self.chosen(problem) == "interior" else self.block)):
+        for _ in range(state.room(1 if self.chosen(problem, len(state.directions)) == "interior" else self.block)):
             if self._iterate(problem, state):
                 self._close(problem, state)
                 if state.phase == "done":
@@ -181,30 +198,52 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
     # ---- rounds ------------------------------------------------------------------------------------------------
     def _begin(self, problem: PatternProgram, state: ConvexState) -> None:
         X = problem.features
-        found = sample_patterns(X, self.arrangements, state.streams)
-        if len(found) < self.arrangements:
-            log.info("only %d patterns were found of the %d asked for", len(found), self.arrangements)
+        if problem.robust:
+            found, looked = sample_robust_patterns(X, self._radii(problem), self.arrangements, state.streams)
+            log.info("%d patterns keep off every row's perturbations, of %d looked at", len(found), looked)
+        else:
+            found = sample_patterns(X, self.arrangements, state.streams)
+            if len(found) < self.arrangements:
+                log.info("only %d patterns were found of the %d asked for", len(found), self.arrangements)
         if self.local_runs:
             runs = []
             for run in range(self.local_runs):
                 first = local.random_start(problem, self.local_width, state.streams.numpy("local", run))
                 hidden, output, value = local.train_locally(problem, *first, steps=self.local_steps)
                 runs.append((hidden, output))
+                value = network_value(problem, hidden, output) if problem.robust else value
                 self._offer(state, hidden, output, value)
             state.local_hidden = torch.stack([h for h, _ in runs])
             state.local_output = torch.stack([o for _, o in runs])
         if state.hidden is not None and state.output is not None:
             value = network_value(problem, state.hidden, state.output)
             state.objective = min(state.objective, value)
-            found.add(patterns_of_network(X, state.hidden, state.streams.numpy("jitter", 0), copies=1))
+            near = patterns_of_network(X, state.hidden, state.streams.numpy("jitter", 0), copies=1)
+            found.add(self._usable(problem, near))
+        if len(found) == 0 and problem.robust:
+            raise ValueError(
+                "no hyperplane was found that keeps off every row's perturbations; lower the radius, or add a bias column"
+            )
         if len(found) == 0:
             raise ValueError("no hyperplane separates the rows: every pattern drawn is empty")
         self._open(problem, state, found.directions)
 
+    @staticmethod
+    def _radii(problem: PatternProgram) -> Tensor:
+        assert problem.radii is not None
+        return problem.radii.to(problem.features)
+
+    def _usable(self, problem: PatternProgram, directions: Tensor) -> Tensor:
+        """Directions with a cone to move in: all, or with radii those whose robust cone is not empty."""
+        if not problem.robust or len(directions) == 0:
+            return directions
+        fresh = PatternSet(problem.features, directions)
+        return robust_centres(problem.features, self._radii(problem), fresh.directions)
+
     def _open(self, problem: PatternProgram, state: ConvexState, directions: Tensor) -> None:
-        state.directions = centres(problem.features, directions)
+        state.directions = directions if problem.robust else centres(problem.features, directions)
         state.inner, state.arrays, state.solver, state.phase = 0, {}, None, "solve"
-        state.v = state.z = state.p = None
+        state.v = state.z = state.p = state.spread = state.tilt = None
         state.estimate = float("inf")
 
     def _close(self, problem: PatternProgram, state: ConvexState) -> None:
@@ -215,6 +254,9 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
             state.why = f"the program's gap stayed at {state.estimate:.2g} after {state.inner} iterations"
         if self.pricing_rounds == 0:
             state.phase = "done"
+            return
+        if problem.robust:
+            self._close_robust(problem, state)
             return
         fresh = self._price(problem, state)
         gap = gap_of(state.objective, state.global_lower)
@@ -230,6 +272,40 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
         if following.add(fresh, self.candidates) == 0:
             state.phase, state.why = "done", "pricing found only patterns that are there already"
             return
+        state.round += 1
+        self._open(problem, state, following.directions)
+
+    def _close_robust(self, problem: PatternProgram, state: ConvexState) -> None:
+        """Directions on which the multipliers price high, moved off the rows' perturbations, are tried as patterns.
+
+        Their cones restrict them, so that their price bounds nothing: rounds end when one brings less than `global_tolerance`.
+        """
+        X, beta = problem.features, problem.weight
+        assert state.z is not None
+        assert state.v is not None
+        gained = (state.before - state.upper) / max(abs(state.upper), np.finfo(float).tiny)
+        if state.round >= self.pricing_rounds or (state.round and gained < self.global_tolerance):
+            state.phase = "done"
+            return
+        size = torch.linalg.vector_norm(state.v, dim=-1)
+        kept = (size > 1e-4 * size.max()).any(dim=0).any(dim=0)
+        following = PatternSet(X, state.directions[kept])
+        seen = PatternSet(X, state.directions)
+        for column, z in enumerate(state.z):
+            found = price(X, z, self._starts(problem, state, column), beta, 4 * self.candidates).directions
+            drawn = torch.from_numpy(
+                state.streams.numpy("robust", state.round, column).standard_normal((256, X.shape[1]))
+            )
+            fresh = self._usable(problem, torch.cat([found, drawn.to(X)]))
+            worth = torch.argsort(((fresh @ X.T).clamp(min=0) @ z).abs(), descending=True)
+            seen_before = len(seen)
+            seen.add(fresh[worth], self.candidates)
+            following.add(seen.directions[seen_before:])
+        if len(following) == int(kept.sum()):
+            state.phase = "done"
+            return
+        log.info("round %d: %d patterns, worst-case loss %.6g", state.round, len(state.directions), state.upper)
+        state.before = state.upper
         state.round += 1
         self._open(problem, state, following.directions)
 
@@ -273,41 +349,65 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
         return torch.cat([part for part in parts if len(part)])
 
     # ---- inner solvers -----------------------------------------------------------------------------------------
-    def chosen(self, problem: PatternProgram) -> SolverName:
+    def chosen(self, problem: PatternProgram, patterns: int) -> SolverName:
         """The inner solver that "auto" stands for."""
         if self.solver != "auto":
             return self.solver
-        smooth = problem.loss_name in ("squared", "logistic")
-        return "interior" if smooth and len(problem.features) <= INTERIOR_ROWS else "admm"
-
-    def memory_needed(self, problem: PatternProgram, patterns: int) -> int:
-        """Bytes of the inner solver's arrays for so many patterns, its scratch at least one pattern wide."""
         n, d = problem.features.shape
-        columns, arrays = problem.targets.shape[1], 9 if self.chosen(problem) == "interior" else 3
-        square = n * n if self.chosen(problem) == "interior" or n <= 5000 else 0
-        return 8 * (2 * patterns * columns * (arrays * n + 6 * d) + 3 * square + n * d * d + patterns * n)
+        return "interior" if problem.robust or min(n, patterns * d) <= INTERIOR_SIZE else "admm"
+
+    def memory_needed(self, problem: PatternProgram, patterns: int) -> dict[str, int]:
+        """Bytes that the inner solver takes for so many patterns.
+
+        `multipliers` (patterns times rows) go to a mapped file where they do not fit beside the rest (interior point only); `kept` is what
+        must fit; `scratch` is what a lot of patterns takes, and `lots` how many there are.
+        """
+        n, d = problem.features.shape
+        columns = problem.targets.shape[1]
+        if self.chosen(problem, patterns) != "interior":
+            square = n * n if n <= 5000 else 0
+            kept = 8 * (2 * patterns * columns * (3 * n + 6 * d) + 3 * square + n * d + 2 * patterns * n)
+            return {"multipliers": 0, "kept": kept, "scratch": 64 << 20, "lots": 1}
+        size = n if not problem.robust and n <= patterns * d else patterns * d
+        inside = 0 if size == n and not problem.robust else patterns * n
+        kept = 8 * (2 * patterns * (2 * d * d + 8 * d) + 2 * size * size + n * d * d + 8 * n * d + inside)
+        scratch = max(8 * 12 * n, min(256 << 20, self.memory // 4))
+        each = max(1, scratch // (8 * 12 * n))
+        multipliers = 2 * 8 * 2 * patterns * n * columns  # and the best point's
+        return {"multipliers": multipliers, "kept": kept, "scratch": scratch, "lots": -(-patterns // each)}
 
     def _solver(self, problem: PatternProgram, state: ConvexState) -> Any:
         if state.solver is not None:
             return state.solver
         X, P = problem.features, len(state.directions)
-        needed = self.memory_needed(problem, P)
-        if needed > self.memory:
+        needed, kind = self.memory_needed(problem, P), self.chosen(problem, P)
+        if problem.robust and kind != "interior":
+            raise ValueError(f"robust training (a radius) is solved by 'interior', not by solver {kind!r}")
+        if needed["kept"] + needed["scratch"] > self.memory:
             raise MemoryError(
-                f"{P} patterns of {len(X)} rows need {needed / 2**30:.1f} GiB, more than the {self.memory / 2**30:.1f} GiB allowed; "
-                "start with fewer arrangements and let pricing find the others (patterns='auto'), or raise memory"
+                f"{P} patterns of {len(X)} rows need {(needed['kept'] + needed['scratch']) / 2**30:.2f} GiB, more than the "
+                f"{self.memory / 2**30:.2f} GiB allowed; start with fewer arrangements and let pricing find the others "
+                "(patterns='auto'), or raise memory"
             )
-        signs = torch.where(pattern_of(X, state.directions), 1.0, -1.0).to(X)
-        kind = self.chosen(problem)
+        taken = needed["kept"] + needed["scratch"]
+        mapped = needed["multipliers"] if taken + needed["multipliers"] > self.memory else 0
+        counts = {
+            "memory_bytes": taken + needed["multipliers"] - mapped, "mapped_bytes": mapped, "pattern_lots": needed["lots"],
+        }  # fmt: skip
+        for name, value in counts.items():  # of the largest program; the result states them
+            state.counts[name] = max(state.counts.get(name, 0), value)
         targets, loss = problem.targets.T.contiguous(), problem.loss
         if kind == "interior":
-            if problem.loss_name not in ("squared", "logistic"):
-                raise ValueError(f"solver 'interior' takes the losses squared and logistic, not {problem.loss_name!r}")
-            state.solver = [Interior(X, signs, y, loss, problem.weight) for y in targets]
-        elif kind == "coordinate":
+            free = (self.memory - needed["kept"] - needed["scratch"]) // (2 * len(targets))
+            state.solver = [
+                Interior(problem, column, state.directions, needed["scratch"], free) for column in range(len(targets))
+            ]
+            return state.solver
+        signs = torch.where(pattern_of(X, state.directions), 1.0, -1.0).to(X)
+        if kind == "coordinate":
             state.solver = CoordinateKernel(X, signs, targets, loss, problem.weight)
         else:
-            rho = self._first_rho(problem)
+            rho = self._first_rho(problem, P)
             fit = 1.0 / rho if kind == "published" else 1.0
             if kind == "published" and problem.loss_name != "squared":
                 raise ValueError("solver 'published' is Algorithm 3.1, for the squared loss only")
@@ -319,10 +419,10 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
             )  # fmt: skip
         return state.solver
 
-    def _first_rho(self, problem: PatternProgram) -> float:
+    def _first_rho(self, problem: PatternProgram, patterns: int) -> float:
         if self.rho:
             return self.rho
-        return {"published": 0.1, "coordinate": 0.1}.get(self.chosen(problem), 10.0)
+        return {"published": 0.1, "coordinate": 0.1}.get(self.chosen(problem, patterns), 10.0)
 
     def _iterate(self, problem: PatternProgram, state: ConvexState) -> bool:
         """One inner iteration; True when this program is finished."""
@@ -333,7 +433,7 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
         if isinstance(solver, list):
             return self._iterate_interior(solver, state)
         first = not state.arrays
-        at = solver.start(self._first_rho(problem)) if first else _unpack(state)
+        at = solver.start(self._first_rho(problem, len(state.directions))) if first else _unpack(state)
         if isinstance(solver, CoordinateKernel):
             solver.step(at, state.inner, state.streams)
         else:
@@ -349,9 +449,9 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
                     solver.rescale(at, 0.5)
         _pack(state, at, solver.scores)
         if state.inner % CHECK_EVERY == 0 or state.inner >= self.iterations:
-            upper = program_value(problem, solver.signs, at.v)
+            upper = program_value(problem, state.directions, at.v)
             z, p = solver.multipliers(at)
-            lower, _ = self._lower(problem, solver.signs, z, p)
+            lower, _ = self._lower(problem, state.directions, z, z.abs(), None, p)
             if gap_of(upper, lower) <= 0.5 * self.tolerance or state.inner >= self.iterations:
                 self._settle(problem, state)  # the iterate bends its cones a little: now on a feasible point
                 return state.estimate <= self.tolerance or state.inner >= self.iterations
@@ -359,18 +459,15 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
         return False
 
     def _iterate_interior(self, solvers: list[Interior], state: ConvexState) -> bool:
-        if not state.arrays:
-            points = [solver.start(state.directions) for solver in solvers]
-        else:
-            points = [Central(*(state.arrays[f"{name}{c}"] for name in ("u", "tau", "p", "y0", "y")),
-                              done=bool(state.arrays["done"][c])) for c in range(len(solvers))]  # fmt: skip
+        points = [solver.start() if not state.arrays else _central(state, c) for c, solver in enumerate(solvers)]
         upper = lower = 0.0
         for solver, at in zip(solvers, points, strict=True):
             bounds = solver.bounds(at) if at.done else solver.step(at, 0.5 * self.tolerance)
             upper, lower = upper + bounds[0], lower + bounds[1]
         state.estimate, state.upper, state.lower = gap_of(upper, lower), upper, lower
         for c, at in enumerate(points):
-            state.arrays |= {f"u{c}": at.u, f"tau{c}": at.tau, f"p{c}": at.p, f"y0{c}": at.y0, f"y{c}": at.y}
+            state.arrays |= {f"{name}{c}": getattr(at, name) for name in CENTRAL}
+            state.arrays |= {f"more{c}_{name}": value for name, value in at.more.items()}
         state.arrays["done"] = torch.tensor([at.done for at in points])
         return bool(state.arrays["done"].all()) or state.inner >= self.iterations
 
@@ -381,56 +478,66 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
             self._begin(problem, state)
         solver = self._solver(problem, state)
         X, P = problem.features, len(state.directions)
-        signs = torch.where(pattern_of(X, state.directions), 1.0, -1.0).to(X)
+        spread = tilt = None
         if isinstance(solver, list):
             if not state.arrays:
                 self._iterate_interior(solver, state)
-            columns = range(len(solver))
-            v = torch.stack([state.arrays[f"u{c}"].reshape(2, P, -1) for c in columns])
-            z = torch.stack(
-                [
-                    -solver[c].loss.derivative(solver[c].predict(state.arrays[f"u{c}"]), solver[c].target)
-                    for c in columns
-                ]
-            )
-            p = torch.stack([state.arrays[f"p{c}"].reshape(2, P, -1) for c in columns])
+            points = [_central(state, c) for c in range(len(solver))]
+            v = torch.stack([at.u.reshape(2, P, -1) for at in points])
+            parts = [each.multipliers(at) for each, at in zip(solver, points, strict=True)]
+            z = torch.stack([part[0] for part in parts])
+            spread = torch.stack([part[1] for part in parts])
+            tilt = torch.stack([part[2] for part in parts if part[2] is not None]) if problem.robust else None
+            p = points[0].p[None] if len(points) == 1 else torch.stack([at.p for at in points])
             light = without_light(v, 1e-4 if self.pricing_rounds else 1e-6)
-            if program_value(problem, signs, light) <= program_value(problem, signs, v) * (1 + 0.1 * self.tolerance):
+            value = program_value(problem, state.directions, v)
+            if program_value(problem, state.directions, light) <= value * (1 + 0.1 * self.tolerance):
                 v = light
             raw = v
         else:
-            at = _unpack(state) if state.arrays else solver.start(self._first_rho(problem))
+            at = _unpack(state) if state.arrays else solver.start(self._first_rho(problem, P))
             raw = without_light(at.v)
-            v = into_cones(X, signs, state.directions, raw)
+            v = into_cones(X, state.directions, raw)
             z, p = solver.multipliers(at)
-        state.lower, theta = self._lower(problem, signs, z, p)
-        state.v, state.z, state.p = v, z, p * theta[:, None, None, None]
-        state.z = z * theta[:, None]
-        state.upper = program_value(problem, signs, v)
+        state.lower, theta = self._lower(problem, state.directions, z, z.abs() if spread is None else spread, tilt, p)
+        state.v, state.p, state.z = v, p, z * theta[:, None]
+        state.scale = theta
+        state.spread = None if spread is None else spread * theta[:, None]
+        state.tilt = None if tilt is None else tilt * theta[:, None, None]
+        state.upper = program_value(problem, state.directions, v)
         state.estimate = gap_of(state.upper, state.lower)
         for blocks in (v, raw):
             hidden, output = weights_of(blocks)
             self._offer(state, hidden, output, network_value(problem, hidden, output))
 
-    def _lower(self, problem: PatternProgram, signs: Tensor, z: Tensor, p: Tensor) -> tuple[float, Tensor]:
-        """Dual value after scaling each column's (z, p) until every |X'D_i z + G_i'p_i| <= beta, and the scales."""
-        X = problem.features
-        inside = (signs > 0).to(X)
-        tops = []
+    def _lower(
+        self, problem: PatternProgram, directions: Tensor, z: Tensor, spread: Tensor, tilt: Tensor | None, p: Tensor
+    ) -> tuple[float, Tensor]:
+        """Dual value after scaling each column's multipliers until every block's are inside its ball, and the scales."""
+        lower, scales = 0.0, []
         for column in range(len(z)):
-            pushed = (z[column] * inside) @ X
-            largest = 0.0
-            for side, sign in ((0, 1.0), (1, -1.0)):
-                norms = torch.linalg.vector_norm(sign * pushed + (p[column, side] * signs) @ X, dim=1)
-                largest = max(largest, float(norms.max()))
-            tops.append(largest)
-        theta = torch.tensor([min(1.0, problem.weight / max(t * (1 + 1e-12), 1e-300)) for t in tops], dtype=z.dtype)
-        return -float(problem.loss.conjugate(-theta[:, None] * z, problem.targets.T).sum()), theta.to(z)
+            lean = None if tilt is None else tilt[column]
+            top = float(dual_norms(problem, directions, z[column], lean, p[column]).max())
+            scale = min(1.0, problem.weight / max(top * (1 + 1e-12), 1e-300))
+            lower += dual_value(problem, scale * z[column], scale * spread[column], problem.targets[:, column])
+            scales.append(scale)
+        return lower, torch.tensor(scales, dtype=z.dtype, device=z.device)
 
     @staticmethod
     def _offer(state: ConvexState, hidden: Tensor, output: Tensor, value: float) -> None:
         if value <= state.objective:
             state.objective, state.hidden, state.output = value, hidden, output
+
+
+CENTRAL = ("u", "tau", "p", "y0", "y")
+
+
+def _central(state: ConvexState, column: int) -> Central:
+    """The interior-point solver's point for one column."""
+    prefix = f"more{column}_"
+    more = {name.removeprefix(prefix): value for name, value in state.arrays.items() if name.startswith(prefix)}
+    parts = {name: state.arrays[f"{name}{column}"] for name in CENTRAL}
+    return Central(**parts, more=more, done=bool(state.arrays["done"][column]))
 
 
 def _pack(state: ConvexState, at: Iterate, scores: Tensor) -> None:

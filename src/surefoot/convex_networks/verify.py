@@ -72,9 +72,58 @@ def dual_sum(problem: PatternProgram, z: Array, y: Array) -> float:
     return float(np.sum(z * y))
 
 
+def _radii(problem: PatternProgram) -> Array:
+    """Radii (d,), zeros where the problem is not robust."""
+    width = problem.features.shape[1]
+    return np.zeros(width) if problem.radii is None else problem.radii.double().cpu().numpy()
+
+
+def worst_sum(problem: PatternProgram, low: Array, high: Array, y: Array) -> float:
+    """Summed largest loss over scores in [low, high] (losses are convex: at an end)."""
+    total = 0.0
+    for a, b, k in zip(low.ravel(), high.ravel(), y.ravel(), strict=True):
+        total += max(loss_sum(problem, np.array([end]), np.array([k])) for end in (a, b))
+    return total
+
+
+def row_range(x: Array, radii: Array, hidden: Array, a: Array) -> tuple[float, float]:
+    """Bounds of sum_j a_j (u_j'(x + delta))_+ over |delta| <= radii: neurons that keep their sign are linear, others lie between chord
+    and a line below; or each neuron on its own, whichever is tighter."""
+    ends = []
+    for sign in (-1.0, 1.0):
+        slope, base, apart = np.zeros(len(x)), 0.0, 0.0
+        for u, weight in zip(hidden, sign * a, strict=True):
+            if weight == 0:
+                continue
+            centre, room = float(x @ u), float(np.abs(u) @ radii)
+            low, high = centre - room, centre + room
+            apart += weight * max(0.0, high if weight > 0 else low)
+            if low >= 0:
+                rate, shift = 1.0, 0.0
+            elif high <= 0:
+                rate, shift = 0.0, 0.0
+            elif weight > 0:
+                rate = high / (high - low)
+                shift = -rate * low
+            else:
+                rate, shift = float(high > -low), 0.0
+            slope += weight * rate * u
+            base += weight * shift
+        ends.append(sign * min(base + float(slope @ x) + float(np.abs(slope) @ radii), apart))
+    return ends[0], ends[1]
+
+
+def _ranges(X: Array, radii: Array, hidden: Array, output: Array) -> tuple[Array, Array]:
+    both = np.array([[row_range(x, radii, hidden, a) for a in output.T] for x in X]).reshape(len(X), output.shape[1], 2)
+    return both[:, :, 0], both[:, :, 1]
+
+
 def network_loss(problem: PatternProgram, network: Network) -> float:
-    """Regularised loss of a network from its weights, neuron by neuron."""
+    """Regularised loss of a network from its weights, neuron by neuron; a bound on the worst case where the problem is robust."""
     X, y = _data(problem)
+    if problem.robust:
+        decay = 0.5 * problem.weight * float(np.sum(network.hidden**2) + np.sum(network.output**2))
+        return worst_sum(problem, *_ranges(X, _radii(problem), network.hidden, network.output), y) + decay
     scores = np.zeros_like(y)
     for u, a in zip(network.hidden, network.output, strict=True):
         scores += np.maximum(X @ u, 0.0)[:, None] * a[None, :]
@@ -135,17 +184,22 @@ def _feasible_value(problem: PatternProgram, program: Mapping[str, Any]) -> tupl
         return np.inf, "block numbers are repeated or out of range"
     if np.any(np.diff(blocks) < 0):
         return np.inf, "the blocks are not in order"
-    scores, total = np.zeros_like(y), 0.0
+    total, radii = 0.0, _radii(problem)
+    zeta = np.zeros((columns, *X.shape))  # a row's slope
     norms = np.linalg.norm(X, axis=1)
     for block, w in zip(blocks, weights, strict=True):
         column, side, place = np.unravel_index(int(block), (columns, 2, count))
         D = patterns[place]
         products = X @ w
-        if ((2 * D - 1) * products < -1e-13 * norms * np.linalg.norm(w)).any():
+        if ((2 * D - 1) * products - radii @ np.abs(w) < -1e-13 * norms * np.linalg.norm(w)).any():
             return np.inf, f"block {block} leaves its pattern's cone"
-        scores[:, column] += (1.0 - 2.0 * side) * D * products
+        zeta[column, D > 0] += (1.0 - 2.0 * side) * w
         total += float(np.linalg.norm(w))
-    return loss_sum(problem, scores, y) + problem.weight * total, ""
+    scores = np.stack([(slope * X).sum(axis=1) for slope in zeta], axis=1)
+    if not problem.robust:
+        return loss_sum(problem, scores, y) + problem.weight * total, ""
+    reach = np.stack([np.abs(slope) @ radii for slope in zeta], axis=1)
+    return worst_sum(problem, scores - reach, scores + reach, y) + problem.weight * total, ""
 
 
 def network(claim: Claim, dossier: Dossier) -> Verdict:
@@ -192,22 +246,58 @@ def _dual_value(
         return -np.inf, "the places of the multipliers are out of order or range"
     if norms.shape != shape[:3]:
         return -np.inf, "the norms have the wrong shape"
+    radii, push = _radii(problem), -z.T[:, :, None] * X[None]
+    if problem.robust:
+        spread, tilt = np.asarray(dual["spread"]), np.asarray(dual["tilt"])
+        if (
+            spread.shape != z.shape
+            or tilt.shape != push.shape
+            or not (np.isfinite(spread).all() and np.isfinite(tilt).all())
+        ):
+            return -np.inf, "spread or tilt have the wrong shape or are not finite"
+        if (np.abs(tilt) > spread.T[:, :, None] * radii * (1 + 1e-9) + 1e-15).any():
+            return -np.inf, "a row's tilt is beyond its spread times the radii"
+        push = push + tilt
     where = np.unravel_index(places.astype(np.int64), shape)
     block = np.ravel_multi_index(where[:3], shape[:3])
     starts = np.searchsorted(block, np.arange(np.prod(shape[:3]) + 1))
     for number in range(int(np.prod(shape[:3]))):
         column, side, place = np.unravel_index(number, shape[:3])
         D = patterns[place]
-        vector = (1.0 - 2.0 * side) * ((z[:, column] * D) @ X)
+        vector = -(1.0 - 2.0 * side) * (D @ push[column])
         mine = slice(starts[number], starts[number + 1])
         rows = where[3][mine]
         vector = vector + (multipliers[mine] * (2 * D[rows] - 1)) @ X[rows]
+        free = radii * float(multipliers[mine].sum())
+        vector = np.sign(vector) * np.maximum(np.abs(vector) - free, 0.0)
         size = float(np.linalg.norm(vector))
         if not size <= problem.weight * (1 + 1e-9):
             return -np.inf, f"block {number} of the multipliers is outside its ball ({size:.6g} > {problem.weight:.6g})"
         if not abs(size - norms[column, side, place]) <= 1e-7 * problem.weight:
             return -np.inf, f"the norm of block {number} is {size:.6g}, not {norms[column, side, place]:.6g}"
-    return dual_sum(problem, z, y), ""
+    return (
+        robust_dual_sum(problem, z, np.asarray(dual["spread"]), y) if problem.robust else dual_sum(problem, z, y)
+    ), ""
+
+
+def robust_dual_sum(problem: PatternProgram, z: Array, spread: Array, y: Array) -> float:
+    """Value of row multipliers of the worst-case loss, which must be in its conjugate's domain."""
+    name, options = problem.loss_name, problem.loss_options
+    room = 1e-12
+    if (spread < np.abs(z) * (1 - 1e-9) - room).any() and name != "quantile":
+        return -np.inf
+    if name in ("logistic", "hinge"):
+        return dual_sum(problem, z, y) if np.allclose(spread, np.abs(z), rtol=1e-9, atol=room) else -np.inf
+    if (
+        name == "quantile"
+    ):  # z = q up - (1 - q) down, spread = q up + (1 - q) down with up, down >= 0 and up + down <= 1
+        level = options.get("quantile", 0.5)
+        up, down = (spread + z) / (2 * level), (spread - z) / (2 * (1 - level))
+        inside = up.min() >= -room and down.min() >= -room and (up + down).max() <= 1 + 1e-9
+        return float(np.sum(z * y)) if inside else -np.inf
+    if name == "huber" and spread.max(initial=0.0) > options.get("knee", 1.0) * (1 + 1e-9):
+        return -np.inf
+    return float(np.sum(z * y - 0.5 * spread**2))
 
 
 # ---- all networks --------------------------------------------------------------------------------------------
@@ -324,7 +414,82 @@ def held_out(claim: Claim, dossier: Dossier) -> Verdict:
     return compare(claim, total / len(problem.held_features), supports="measured", rtol=1e-9)
 
 
+def _moved(problem: PatternProgram, rows: Any, moved: Any) -> tuple[Array, str]:
+    """Rows after a perturbation, and what is wrong with it."""
+    X, moved = rows.double().cpu().numpy(), np.asarray(moved, dtype=float)
+    if moved.shape != X.shape or not np.isfinite(moved).all():
+        return X, "the perturbations have the wrong shape or are not finite"
+    if (np.abs(moved) > _radii(problem) * (1 + 1e-12)).any():
+        return X, "a perturbation is larger than its radius"
+    return X + moved, ""
+
+
+def attacked(claim: Claim, dossier: Dossier) -> Verdict:
+    """The loss at the attack's rows, and the bound that must be above it."""
+    problem: PatternProgram = dossier.problem
+    found, wrong = _network(dossier)
+    X, bad = _moved(problem, problem.features, dossier.evidence["attack.npz"]["rows"])
+    if wrong or bad:
+        return refute(claim, wrong or bad)
+    scores = (
+        np.stack([np.maximum(found.hidden @ x, 0.0) @ found.output for x in X])
+        if found.width
+        else np.zeros_like(_data(problem)[1])
+    )
+    decay = 0.5 * problem.weight * float(np.sum(found.hidden**2) + np.sum(found.output**2))
+    value = loss_sum(problem, scores, _data(problem)[1]) + decay
+    certified = network_loss(problem, found)
+    if claim.tolerance > 1e-9 * abs(certified) * (1 + 1e-6):
+        return refute(claim, "the tolerance is wider than 1e-9 of the bound")
+    return compare(claim, value, supports="measured", bound=certified, rtol=1e-9)
+
+
+def _held(problem: PatternProgram) -> tuple[Any, Array]:
+    if problem.held_features is None or problem.held_targets is None:
+        raise ValueError("no rows were kept apart")
+    return problem.held_features, problem.held_targets.double().cpu().numpy()
+
+
+def held_certified(claim: Claim, dossier: Dossier) -> Verdict:
+    """Each row kept apart: its class must hold over the whole box, by the bounds on scores or on their differences."""
+    problem: PatternProgram = dossier.problem
+    found, wrong = _network(dossier)
+    if wrong:
+        return refute(claim, wrong)
+    rows, y = _held(problem)
+    radii, right = _radii(problem), 0
+    for x, target in zip(rows.double().cpu().numpy(), y, strict=True):
+        if len(target) == 1:
+            low, high = row_range(x, radii, found.hidden, found.output[:, 0])
+            right += low >= 0 if target[0] > 0 else high < 0
+            continue
+        own = int(np.argmax(target))
+        apart = [found.output[:, own] - found.output[:, c] for c in range(len(target)) if c != own]
+        right += all(row_range(x, radii, found.hidden, a)[0] > 0 for a in apart)
+    return compare(claim, right / len(y), supports="proved", rtol=1e-9)
+
+
+def held_attack(claim: Claim, dossier: Dossier) -> Verdict:
+    """Rows kept apart, moved by the attack."""
+    problem: PatternProgram = dossier.problem
+    found, wrong = _network(dossier)
+    if wrong:
+        return refute(claim, wrong)
+    rows, y = _held(problem)
+    X, bad = _moved(problem, rows, dossier.evidence["attack.npz"]["held"])
+    if bad:
+        return refute(claim, bad)
+    right = 0
+    for x, target in zip(X, y, strict=True):
+        score = np.maximum(found.hidden @ x, 0.0) @ found.output if found.width else np.zeros(len(target))
+        right += bool((score[0] >= 0) == (target[0] > 0)) if len(target) == 1 else np.argmax(score) == np.argmax(target)
+    return compare(claim, right / len(y), supports="measured", rtol=1e-9)
+
+
 CHECKS: Mapping[str, Check] = {
+    "attack": attacked,
+    "held_certified": held_certified,
+    "held_attack": held_attack,
     "network": network,
     "program_gap": program_gap,
     "global_gap_exact": global_gap_exact,

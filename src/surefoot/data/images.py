@@ -1,8 +1,9 @@
-"""Images in: npz, npy, IDX files and folders of PNG pictures, as float32 in [0, 1] with labels where there are some."""
+"""Images in: npz, npy, IDX files, folders of PNG pictures and of published data sets, as float32 in [0, 1] with labels where there are some."""
 
 from __future__ import annotations
 
 import gzip
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ __all__ = ["ImageTable", "read_idx", "read_images"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 PICTURES = (".png", ".bmp", ".jpg", ".jpeg")
+CIFAR = re.compile(r"data_batch_\d+\.bin")
 MAX_PIXELS = 64 << 20  # of one picture
 IDX_TYPES = {8: np.dtype(np.uint8), 9: np.dtype(np.int8), 13: np.dtype(">f4"), 14: np.dtype(">f8")}
 
@@ -38,6 +40,8 @@ def read_images(path: Path) -> ImageTable:
       becomes ``labels-idx1``.
     - a folder of PNG, BMP or JPEG pictures of one size: labels from the names of its sub-folders (sorted), or from a
       ``labels.csv`` with the columns ``file`` and ``label``.
+    - a folder as the data sets come: IDX files of MNIST and its relatives (``train-images-idx3-ubyte``), or the binary version of CIFAR-10
+      and CIFAR-100; the training images.
 
     Unsigned 8-bit pixels are divided by 255; floating-point ones are taken as they are. Without a channel axis one is added; a last
     axis of 3 (or 1) becomes the first.
@@ -116,8 +120,39 @@ def _table(images: Array, labels: Array | None, name: str) -> ImageTable:
     return ImageTable(np.ascontiguousarray(images), labels, tuple(str(i) for i in range(len(images))))
 
 
+def _published(path: Path, files: list[Path]) -> ImageTable | None:
+    """The training images of a data set's own files; None where the folder has none."""
+    by_name = {p.name: p for p in files}
+    idx = next((p for name, p in by_name.items() if name.startswith("train-images-idx3-ubyte")), None)
+    if idx is not None:
+        return read_images(idx)
+    coarse = 1 if "train.bin" in by_name else 0  # CIFAR-100 puts the class of twenty before that of a hundred
+    parts = [by_name["train.bin"]] if coarse else [p for n, p in sorted(by_name.items()) if CIFAR.fullmatch(n)]
+    if parts:
+        rows = [_cifar(p, coarse) for p in parts]
+        return _table(np.concatenate([r[0] for r in rows]), np.concatenate([r[1] for r in rows]), path.name)
+    if {"data_batch_1", "batches.meta"} <= by_name.keys() or {"train", "meta"} <= by_name.keys():
+        raise UnsafeFileError(
+            f"{path.name} holds pickled batches, which may run code when they are read; take the binary version of CIFAR"
+        )
+    return None
+
+
+def _cifar(path: Path, coarse: int) -> tuple[Array, Array]:
+    """Rows of one or two labels and 3 x 32 x 32 bytes."""
+    row = coarse + 1 + 3 * 32 * 32
+    size = path.stat().st_size
+    if not size or size % row or size > MAX_BYTES:
+        raise UnsafeFileError(f"{path.name} has {size} bytes; expected whole rows of {row}")
+    rows = np.fromfile(regular(path), dtype=np.uint8).reshape(-1, row)
+    return rows[:, coarse + 1 :].reshape(-1, 3, 32, 32), rows[:, coarse].astype(np.int64)
+
+
 def _folder(path: Path) -> ImageTable:
-    files = [p for p in plain_files(path) if p.suffix.lower() in PICTURES]
+    every = list(plain_files(path))
+    if (found := _published(path, every)) is not None:
+        return found
+    files = [p for p in every if p.suffix.lower() in PICTURES]
     if not files:
         raise UnsafeFileError(f"{path.name} holds no {', '.join(PICTURES)} pictures")
     names = [p.relative_to(path).as_posix() for p in files]

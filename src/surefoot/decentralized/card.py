@@ -19,18 +19,20 @@ if TYPE_CHECKING:
 class Options:
     """What can be chosen."""
 
-    algorithm: Literal["dadao", "extra", "nids", "gradient-tracking", "msda", "adom", "adom-multi"] = "dadao"
-    """The asynchronous method, or a synchronous one to hold beside it."""
+    algorithm: Literal[
+        "dadao", "gossip", "acid", "extra", "nids", "gradient-tracking", "msda", "adom", "adom-multi"
+    ] = "dadao"
+    """The asynchronous method; accelerated gossip (--loss mean); A2CiD2 (any smooth loss); or a synchronous method to hold beside it."""
     processes: bool = False
     """Run every node as a process of its own, in real time, instead of simulating."""
     graph: str = "florentine"
     """Graph by name where no file is given: florentine, karate, star:16, grid:4,4, barbell:8, ...; star:8+cycle:8 changes over time."""
     window: float = 40.0
     """How long each graph lasts where there are several and they do not say it, in gradients a node."""
-    loss: Literal["squared", "logistic", "huber"] = "squared"
-    """Loss of a prediction."""
+    loss: Literal["squared", "logistic", "huber", "nonconvex", "mean"] = "squared"
+    """Loss of a prediction; nonconvex is a logistic loss with a bounded penalty, mean asks for the nodes' mean row."""
     ridge: float = 0.1
-    """Weight of the quadratic term, every node's strong convexity."""
+    """Weight of the quadratic term, every node's strong convexity (nonconvex: of the bounded penalty)."""
     target: str = ""
     """Target column of a table; the last one by default."""
     node_column: str = ""
@@ -43,12 +45,20 @@ class Options:
     """Exchanges an edge: the least total rate, equal rates, or the rates in the graph's file."""
     product: float = 0.5
     """Larger means fewer exchanges and more gradients: the product chi1 chi2 of the rates."""
+    exchange_cost: float = 0.0
+    """> 0: choose the product for the least certified cost, where an exchange costs so many gradients."""
     constants: Literal["certified", "paper"] = "certified"
     """Constants with the largest certified rate, or the published ones."""
     batch: int = 0
     """Rows a gradient, drawn with replacement (0: all); the run ends at the floor that their noise leaves."""
     caution: float = 1.0
     """With --batch, > 1: smaller steps for a lower floor."""
+    momentum: bool = True
+    """The continuous momentum of gossip and acid; without it plain pairwise averaging."""
+    time: float = 200.0
+    """With acid: gradients a node."""
+    step_size: float = 0.0
+    """With acid: step of a gradient; 0 takes 1 / (2 L)."""
     compat: Literal["", "paper"] = ""
     """"paper" takes constants, product and rates as published."""
     engine: Literal["auto", "warp", "numpy", "reference"] = "auto"
@@ -102,19 +112,42 @@ def load(options: Options, inputs: Inputs) -> Any:
 
         found: Any = load_diabetes()
         features, targets = np.asarray(found.data), np.asarray(found.target)
-        if options.loss == "logistic":
+        if options.loss in ("logistic", "nonconvex"):
             targets = np.where(targets > np.median(targets), 1.0, -1.0)
         inputs.sample(SAMPLE, sha256=fingerprint(np.asarray(found.data), np.asarray(found.target)))
-    if options.loss == "logistic":
+    if options.loss in ("logistic", "nonconvex"):
         targets = as_labels(targets)
     elif options.standardise:
         targets = standardised(targets)
     if options.standardise:
         features = standardised(features)
+    if options.loss in ("mean", "nonconvex"):
+        from surefoot.decentralized.nonconvex import averaging, node_means, nonconvex_logistic
+
+        require_method(options)
+        if options.loss == "mean":
+            everything = np.column_stack([features, targets])
+            problem = averaging(node_means(everything, len(names), owner), graph)
+        else:
+            problem = nonconvex_logistic(features, targets, options.ridge, graph, owner)
+        require_possible(options, problem)
+        return problem
     loss = named_loss("huber", knee=1.0) if options.loss == "huber" else named_loss(options.loss)
     problem = linear_consensus(features, targets, loss, options.ridge, graph, owner)
     require_possible(options, problem)
     return problem
+
+
+def require_method(options: Options) -> None:
+    """Refuse a method that cannot do with the loss.
+
+    Raises:
+        ValueError: with the methods that can.
+    """
+    if options.loss == "nonconvex" and options.algorithm != "acid":
+        raise ValueError(f"the loss is not convex, for which there is --algorithm acid, not {options.algorithm}")
+    if options.algorithm == "gossip" and options.loss != "mean":
+        raise ValueError(f"gossip finds averages only: give --loss mean, not {options.loss}")
 
 
 def require_possible(options: Options, problem: Any) -> None:
@@ -129,33 +162,42 @@ def require_possible(options: Options, problem: Any) -> None:
     from surefoot.decentralized.schedule import schedule_of
 
     method(options)
+    require_method(options)
     plain = plain_graph(problem.graph)
     schedule = schedule_of(plain)
     if schedule is not None and (options.processes or options.algorithm != "dadao"):
         raise ValueError("the graph changes over time, for which there is the simulated asynchronous method only")
     if options.processes and options.algorithm != "dadao":
         raise ValueError(f"--processes runs the asynchronous method only, not {options.algorithm}")
-    if options.batch and (options.processes or options.algorithm != "dadao"):
-        raise ValueError("--batch is for the simulated asynchronous method")
+    if options.batch and (options.processes or options.algorithm not in ("dadao", "acid")):
+        raise ValueError("--batch is for the simulated dadao and acid")
     if options.processes and not all(math.isfinite(v) and v > 0 for v in (options.unit, options.seconds)):
         raise ValueError(f"unit is {options.unit} and seconds is {options.seconds}; expected finite numbers > 0")
     if options.steps < 1:
         raise ValueError(f"steps is {options.steps}; expected at least 1")
     given = given_rates(plain) if schedule is None else schedule.given
-    if options.rates == "graph" and options.algorithm == "dadao" and given is None:
+    if options.rates == "graph" and options.algorithm in ("dadao", "gossip", "acid") and given is None:
         raise ValueError("--rates graph, but the graph's edges carry no rate; take uniform or optimal")
 
 
 def method(options: Options) -> Any:
     """The method that the options describe."""
     from surefoot.decentralized.event_gossip import EventGossip
+    from surefoot.decentralized.momentum import ContinuizedGossip, MomentumDescent
     from surefoot.decentralized.rounds import Rounds
 
+    if options.algorithm == "gossip":
+        return ContinuizedGossip(options.momentum, options.tolerance, options.rates, options.product)
+    if options.algorithm == "acid":
+        return MomentumDescent(
+            options.time, options.step_size, options.batch, options.momentum, options.rates, options.product
+        )
     if options.algorithm != "dadao":
         return Rounds(options.algorithm, tolerance=options.tolerance)
     return EventGossip(
         tolerance=options.tolerance, constants=options.constants, product=options.product, rates=options.rates,
         engine=options.engine, compat=options.compat, batch=options.batch, caution=options.caution,
+        exchange_cost=options.exchange_cost,
     )  # fmt: skip
 
 
@@ -211,11 +253,13 @@ def headline(reader: RunReader) -> str:
 
 
 def tiny() -> Sequence[tuple[Any, Any]]:
-    """Three nodes on a path, by every engine and every kind of rates; the synchronous methods."""
+    """Three nodes on a path, by every engine and every kind of rates; gossip and A2CiD2; the synchronous methods."""
     import numpy as np
 
     from surefoot.decentralized.event_gossip import EventGossip
     from surefoot.decentralized.graphs import named_graph
+    from surefoot.decentralized.momentum import ContinuizedGossip, MomentumDescent
+    from surefoot.decentralized.nonconvex import averaging, nonconvex_logistic
     from surefoot.decentralized.problem import linear_consensus
     from surefoot.decentralized.rounds import PLANS, Rounds
     from surefoot.numerics.losses import Logistic, Squared
@@ -229,6 +273,9 @@ def tiny() -> Sequence[tuple[Any, Any]]:
         (quadratic, EventGossip(tolerance=0.0, engine="numpy")),
         (quadratic, EventGossip(tolerance=0.0, engine="reference", rates="uniform", product=2.0)),
         (binary, EventGossip(tolerance=0.0, compat="paper", check_every=0.5)),
+        (binary, MomentumDescent(batch=2, check_every=0.5)),
+        (nonconvex_logistic(A, labels, 0.1, named_graph("cycle:4")), MomentumDescent(momentum=False)),
+        (averaging(A[:4], named_graph("cycle:4")), ContinuizedGossip(tolerance=0.0)),
         *((quadratic, Rounds(name, tolerance=0.0)) for name in PLANS),
     ]
 

@@ -138,6 +138,36 @@ def certified_constants(mu: float, smoothness: float, chi1: float, chi2: float, 
     )  # fmt: skip
 
 
+PRODUCTS = tuple(0.5 * 2.0 ** (k / 2) for k in range(-8, 17))
+"""What `thrifty_product` chooses from: 1/32 to 128."""
+
+
+def thrifty_product(mu: float, smoothness: float, nodes: int, total: float, cost: float) -> float:
+    """The chi1 chi2 with the least certified cost, where an exchange costs as much as `cost` gradients.
+
+    A unit of time costs n + cost total (2 X)^(-1/2), and log(1 / accuracy) / rho(X) units are certified to be enough.
+
+    Args:
+        total: exchanges a unit of time at product 1/2.
+
+    Raises:
+        ValueError: see `require_curvature`.
+    """
+    require_curvature(mu, smoothness)
+    log_kappa = float(f"{math.log(max(smoothness / mu, 1 + 1e-9)):.6g}")
+
+    def price(product: float) -> float:
+        rho = _search(log_kappa, float(f"{math.log(product * (1 + 1e-6)):.6g}"))[1]
+        return (nodes + cost * total / math.sqrt(2 * product)) / rho
+
+    # the price falls, then rises: walk down from 1/2
+    here = PRODUCTS.index(0.5)
+    for step in (1, -1):
+        while 0 <= here + step < len(PRODUCTS) and price(PRODUCTS[here + step]) < price(PRODUCTS[here]):
+            here += step
+    return PRODUCTS[here]
+
+
 def noise_weight(c: Constants, smoothness: float) -> float:
     """C = b M gamma^2 / 2 + gammat^2 + at delta^2: what the variance of a gradient adds to Phi a unit of time (see `minibatch`)."""
     b, at = 2 * c.gamma_twin / c.eta, c.gamma_twin / (c.theta * c.nu)

@@ -18,7 +18,13 @@ from surefoot.core.method import Look, Method, State, Status, transient
 from surefoot.core.problem import Consensus
 from surefoot.core.random import Streams
 from surefoot.decentralized import kernel, levels, minibatch, reference
-from surefoot.decentralized.constants import Constants, certified_constants, certified_rate, paper_constants
+from surefoot.decentralized.constants import (
+    Constants,
+    certified_constants,
+    certified_rate,
+    paper_constants,
+    thrifty_product,
+)
 from surefoot.decentralized.events import Clocks, Events
 from surefoot.decentralized.flow import require_no_resonance
 from surefoot.decentralized.graphs import given_rates, plain_graph, slowness, uniform_rates
@@ -81,6 +87,7 @@ class EventGossip(Method[Consensus, GossipState, Agreement]):
         constants: "certified" (largest certified rate), "paper", or a `Constants` of your own.
         product: chi1 chi2 of the rates, the knob between exchanges and gradients: the total rate is proportional to
             product^-1/2, so that 8 exchanges four times less often than the published 1/2, and contracts more slowly.
+        exchange_cost: > 0 chooses the product for the least certified cost, where an exchange costs so many gradients; 0 keeps `product`.
         rates: "optimal" (least total rate), "uniform", or "graph" (as the edges of the graph carry them).
         engine: "warp" (compiled, extra `kernels`), "numpy" (batches), "reference" (one by one); "auto" takes the first
             that can run this problem. A resumed run keeps its engine.
@@ -96,6 +103,7 @@ class EventGossip(Method[Consensus, GossipState, Agreement]):
     tolerance: float = 1e-8
     constants: Literal["certified", "paper"] | Constants = "certified"
     product: float = 0.5
+    exchange_cost: float = 0.0
     rates: WhichRates = "optimal"
     engine: Engine = "auto"
     check_every: float = 4.0
@@ -117,6 +125,10 @@ class EventGossip(Method[Consensus, GossipState, Agreement]):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(get_args(kinds))}")
         if self.block < 1:
             raise ValueError(f"block is {self.block}; expected at least one event")
+        if not (math.isfinite(self.exchange_cost) and self.exchange_cost >= 0):
+            raise ValueError(f"exchange_cost is {self.exchange_cost}; expected a finite number >= 0")
+        if self.exchange_cost and (self.rates == "graph" or self.compat == "paper"):
+            raise ValueError("exchange_cost chooses the product, which rates='graph' and compat='paper' fix already")
         if self.batch < 0:
             raise ValueError(f"batch is {self.batch}; expected a number of rows, or 0 for all")
         if not (math.isfinite(self.caution) and self.caution >= 1):
@@ -132,6 +144,8 @@ class EventGossip(Method[Consensus, GossipState, Agreement]):
         points = require_finite_start(np.asarray(points), net.nodes, net.dim)
         values, more = reference.start_values(points), {}
         if net.schedule is not None:
+            if self.exchange_cost:
+                raise ValueError("exchange_cost chooses a product for one graph, and this one changes; give product")
             windows, letters, proof = self.choose_windows(net, net.schedule)
             rates = windows.mean_rates
             more = {"windows": shallow(windows), "until": float(windows.durations[0])}
@@ -260,14 +274,24 @@ class EventGossip(Method[Consensus, GossipState, Agreement]):
         if net.nodes == 1:
             return np.zeros(0)
         which = "uniform" if self.compat == "paper" else self.rates
-        if which == "uniform":
-            return uniform_rates(net.nodes, net.edges, self._product)
         if which == "graph":
             given = given_rates(plain_graph(problem.graph))
             if given is None:
                 raise ValueError("rates='graph', but the graph's edges carry no rate; take 'uniform' or 'optimal'")
             return given
-        return optimal_rates(net.nodes, net.edges, self._product, self.design_tolerance)
+        product = self._product
+        if which == "uniform":
+            if self.exchange_cost:
+                product = self._thrifty(net, float(uniform_rates(net.nodes, net.edges).sum()))
+            return uniform_rates(net.nodes, net.edges, product)
+        if self.exchange_cost:
+            product = self._thrifty(net, optimal_rates(net.nodes, net.edges, tolerance=1e-3).total)
+        return optimal_rates(net.nodes, net.edges, product, self.design_tolerance)
+
+    def _thrifty(self, net: Network, total: float) -> float:
+        product = thrifty_product(net.mu, net.smoothness, net.nodes, total, self.exchange_cost)
+        log.info("the product with the least certified cost is %.3g", product)
+        return product
 
     def choose_constants(self, net: Network, rates: Array, slow: tuple[float, float] | None = None) -> Constants:
         """The constants for these rates, or for the given (chi1, chi2)."""

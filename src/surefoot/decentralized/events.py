@@ -39,7 +39,10 @@ class Events:
 
     def before(self, end: float) -> Events:
         """Those before a time."""
-        count = int(np.searchsorted(self.times, end))
+        return self.first(int(np.searchsorted(self.times, end)))
+
+    def first(self, count: int) -> Events:
+        """So many of them."""
         return Events(self.what[:count], self.times[:count], None if self.rows is None else self.rows[:count])
 
 

@@ -27,6 +27,10 @@ def _claims(reader: RunReader) -> Mapping[str, Mapping[str, Any]]:
 def headline(reader: RunReader) -> str:
     """What was found, in one sentence."""
     claims, counts = _claims(reader), reader.config.get("counts", {})
+    if "gradient-norm" in claims:
+        spent = f"{counts.get('exchange', 0):,} exchanges and {counts.get('gradient', 0):,} gradients"
+        slope, gap = claims["gradient-norm"]["value"], claims["agreement"]["value"]
+        return f"The gradient of the mean loss is down to {slope:.2g}, and no node is more than {gap:.2g} from the mean, after {spent}."
     within = claims["node-distance"]
     reached = f"Every node is proved to be within {within['value']:.1e} of the minimiser"
     floor = claims.get("noise-floor")
@@ -45,7 +49,33 @@ def headline(reader: RunReader) -> str:
 
 def figures(reader: RunReader) -> Sequence[Figure]:
     """The graph, edges as wide as their rates, and the proved error over exchanges and gradients."""
-    return [_graph(reader), _errors(reader)]
+    return [_graph(reader), _slopes(reader) if "gradient_norm" in reader.history else _errors(reader)]
+
+
+def _slopes(reader: RunReader) -> Figure:
+    """A2CiD2: the gradient at the nodes' mean and the largest distance from it."""
+    from matplotlib.figure import Figure as Canvas
+
+    history = {name: np.asarray(column, dtype=float) for name, column in reader.history.items()}
+    known = np.isfinite(history["gradient_norm"])
+    canvas = Canvas(figsize=(7.4, 3.9), layout="constrained")
+    for axis, name in zip(canvas.subplots(1, 2, sharey=True), ("exchanges", "gradients"), strict=True):
+        for column, colour, label in (
+            ("gradient_norm", OURS, "gradient at the mean"),
+            ("gap", GRADIENTS, "farthest node from the mean"),
+        ):
+            axis.semilogy(
+                history[name][known], np.maximum(history[column][known], 1e-17), color=colour, lw=2.0, label=label
+            )
+        axis.set(xlabel=name, xlim=(0, None))
+        axis.grid(alpha=0.25)
+        axis.ticklabel_format(axis="x", style="sci", scilimits=(-3, 4))
+    canvas.axes[0].legend(fontsize=9)
+    canvas.suptitle("How still the mean loss is, and how far the nodes are apart")
+    return Figure(
+        "error", "Norm of the mean loss's gradient at the nodes' mean, and the largest distance of a node from that mean, over exchanges and gradients.",
+        canvas, alt="Two curves on a logarithmic scale over exchanges and over gradients",
+    )  # fmt: skip
 
 
 def _graph(reader: RunReader) -> Figure:
@@ -59,7 +89,7 @@ def _graph(reader: RunReader) -> Figure:
     schedule = schedule_of(graph)
     if schedule is not None:
         return _windows(graph, places, schedule, nodes)
-    rounds = reader.config.get("options", {}).get("algorithm", "dadao") != "dadao"
+    rounds = reader.config.get("options", {}).get("algorithm", "dadao") not in ("dadao", "gossip", "acid")
     canvas = Canvas(figsize=(6.6, 5.4), layout="constrained")
     axis = canvas.subplots()
     top = float(rates.max()) if len(rates) and rates.max() > 0 else 1.0
@@ -131,8 +161,11 @@ def _errors(reader: RunReader) -> Figure:
     nodes = len(reader.evidence("nodes.csv")["node"])
     peers = reader.evidence("peers.npz") if reader.has("evidence/peers.npz") else {}
     canvas = Canvas(figsize=(7.4, 3.9), layout="constrained")
-    axes = canvas.subplots(1, 2, sharey=True)
-    for axis, name, place in zip(axes, ("exchanges", "gradients"), (1, 0), strict=True):
+    names = (
+        ("exchanges", "gradients") if max(history["gradients"], default=0.0) > 0 else ("exchanges",)
+    )  # gossip takes no gradients
+    axes = canvas.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for axis, name, place in zip(axes, names, (1, 0), strict=False):
         axis.semilogy(history[name][known], total[known], "-", color=OURS, lw=2.2, label="this run")
         for (peer, curve), colour, dash in zip(peers.items(), (GRADIENTS, BOUND), ("--", ":"), strict=False):
             spent = curve[:, place] * (nodes if place == 0 else 1)
@@ -150,7 +183,8 @@ def _errors(reader: RunReader) -> Figure:
         if peers
         else ""
     )
+    where = "exchanges (left) and gradients (right)" if len(names) > 1 else "exchanges"
     return Figure(
-        "error", f"Proved distance of the farthest node to the minimiser over exchanges (left) and gradients (right).{beside}", canvas,
+        "error", f"Proved distance of the farthest node to the minimiser over {where}.{beside}", canvas,
         alt="Falling curves on a logarithmic scale over exchanges and over gradients",
     )  # fmt: skip

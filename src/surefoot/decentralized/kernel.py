@@ -17,6 +17,7 @@ from surefoot.decentralized.constants import Constants
 from surefoot.decentralized.events import Events
 from surefoot.decentralized.flow import oscillation
 from surefoot.decentralized.problem import Network
+from surefoot.numerics.kernels import start_warp
 from surefoot.numerics.losses import Huber, Logistic, Squared
 
 log = logging.getLogger(__name__)
@@ -82,9 +83,7 @@ class LocalTables:
 
 def _compiled() -> tuple[Any, Any]:
     """The kernel and its vector type, imported only here."""
-    import warp as wp
-
-    wp.config.log_level = wp.LOG_ERROR
+    start_warp()
     from surefoot.decentralized.warp_kernel import advance, vec8
 
     return advance, vec8
@@ -121,9 +120,8 @@ class EventKernel:
             raise ImportError("the compiled simulator needs Warp: pip install 'surefoot[kernels]'")
         if not supports(network):
             raise ValueError("the kernel takes linear models with squared, logistic or huber loss; use engine='numpy'")
-        import warp as wp
-
-        self._wp, self._device = wp, device
+        self._wp, self._device = start_warp(), device
+        wp = self._wp
         self._advance, self._vec8 = _compiled()
         self.network = network
         self.groups = -(-network.dim // WIDTH)

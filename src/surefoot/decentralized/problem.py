@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import networkx as nx
 import numpy as np
@@ -23,6 +23,7 @@ from surefoot.decentralized.schedule import Schedule, schedule_of
 from surefoot.numerics.losses import Loss, Squared
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
+KNOWN: tuple[Literal["exact", "declared", "estimated"], ...] = ("exact", "declared", "estimated")
 EPS = float(np.finfo(np.float64).eps)
 
 
@@ -77,8 +78,11 @@ class Network:
 
     @property
     def sizes(self) -> np.ndarray[Any, np.dtype[np.int64]] | None:
-        """Rows that every node has (n,), where all are linear models."""
-        return None if self.rows is None else np.array([len(local.targets) for local in self.rows])
+        """Rows that every node has (n,), where they are known."""
+        if self.rows is not None:
+            return np.array([len(local.targets) for local in self.rows])
+        counts = [getattr(objective, "rows", 0) for objective in self.objectives]
+        return np.array(counts) if all(counts) else None
 
     def gradient(self, node: int, x: Array) -> Array:
         """grad f_node(x), (d,)."""
@@ -89,7 +93,9 @@ class Network:
 
     def rows_gradient(self, node: int, x: Array, rows: np.ndarray[Any, np.dtype[np.int64]]) -> Array:
         """The mean gradient of some of the node's rows, with its ridge term (d,)."""
-        assert self.rows is not None
+        if self.rows is None:
+            objective: Any = self.objectives[node]
+            return np.asarray(objective.row_gradient(torch.from_numpy(x), torch.from_numpy(rows)).numpy())
         local = self.rows[node]
         features = local.features[rows]
         slopes = local.loss.derivative(torch.from_numpy(features @ x), torch.from_numpy(local.targets[rows])).numpy()
@@ -156,8 +162,11 @@ def linear_consensus(
     return model.consensus(plain, [torch.from_numpy(np.flatnonzero(places == i)) for i in range(nodes)])
 
 
-def network(problem: Consensus) -> Network:
+def network(problem: Consensus, convex: bool = True) -> Network:
     """The problem as arrays, checked.
+
+    Args:
+        convex: whether the nodes must be strongly convex and smooth; otherwise mu is 0 and an unknown smoothness infinite.
 
     Raises:
         ValueError: a graph that is not connected, objectives of different dimension, a node that is not strongly convex or
@@ -169,6 +178,14 @@ def network(problem: Consensus) -> Network:
     if len(dims) > 1:
         raise ValueError(f"the nodes' objectives have dimensions {dims}; consensus needs one")
     lowest, highest, known = math.inf, 0.0, "exact"
+    if not convex:
+        tops = [objective.constants.get("smoothness") for objective in problem.objectives]
+        highest = max(math.inf if top is None else top.value for top in tops)
+        known = max((top.known for top in tops if top is not None), key=KNOWN.index, default="estimated")
+        rows = _linear_rows(problem.objectives)
+        return Network(
+            names, edge_list(plain), dims[0], 0.0, highest, known, rows, problem.objectives, schedule_of(plain)
+        )
     for name, objective in zip(names, problem.objectives, strict=True):
         mu, top = objective.constant("strong_convexity"), objective.constant("smoothness")
         if not (math.isfinite(mu.value) and math.isfinite(top.value)):
@@ -178,8 +195,7 @@ def network(problem: Consensus) -> Network:
         if mu.value > top.value:
             raise ValueError(f"node {name}: strong convexity {mu.value} exceeds smoothness {top.value}")
         lowest, highest = min(lowest, mu.value), max(highest, top.value)
-        ranks = ("exact", "declared", "estimated")
-        known = max(known, mu.known, top.known, key=ranks.index)
+        known = max(known, mu.known, top.known, key=KNOWN.index)
     return Network(
         names, edge_list(plain), dims[0], lowest, highest, known, _linear_rows(problem.objectives), problem.objectives,
         schedule_of(plain),

@@ -25,7 +25,7 @@ class _PrivateLinear(BaseEstimator):
 
     def __init__(
         self, epsilon: float = 1.0, delta: float | None = None, *, feature_bound: float = 1.0, fit_intercept: bool = True,
-        penalty: Literal["none", "ridge", "bounded"] = "ridge", penalty_weight: float = 1e-3, iterations: int = 400, phase: int = 10,
+        penalty: Literal["none", "ridge", "bounded"] = "ridge", penalty_weight: float = 1e-3, iterations: int = 400, phase: int = 0,
         step_size: float | None = None, query_share: float = 0.2, neighbours: Literal["replace", "add-remove"] = "replace",
         allow_large_delta: bool = False, random_state: Any = None,
     ) -> None:  # fmt: skip
@@ -71,7 +71,7 @@ class _PrivateLinear(BaseEstimator):
 class PrivateClassifier(ClassifierMixin, _PrivateLinear):
     """Private logistic regression (or the bounded sigmoid loss) for two classes.
 
-    Minimises `mean loss + penalty` by Private SpiderBoost; the rows are scaled down to norm `feature_bound` one by one, here and
+    Minimises `mean loss + penalty` by Private SpiderBoost (phase 1, the default, is DP gradient descent: see there); the rows are scaled down to norm `feature_bound` one by one, here and
     when predicting. The two class names are taken to be public.
 
     Args:
@@ -92,7 +92,7 @@ class PrivateClassifier(ClassifierMixin, _PrivateLinear):
     def __init__(
         self, epsilon: float = 1.0, delta: float | None = None, *, loss: Literal["logistic", "sigmoid"] = "logistic",
         feature_bound: float = 1.0, fit_intercept: bool = True, penalty: Literal["none", "ridge", "bounded"] = "ridge",
-        penalty_weight: float = 1e-3, iterations: int = 400, phase: int = 10, step_size: float | None = None, query_share: float = 0.2,
+        penalty_weight: float = 1e-3, iterations: int = 400, phase: int = 0, step_size: float | None = None, query_share: float = 0.2,
         neighbours: Literal["replace", "add-remove"] = "replace", allow_large_delta: bool = False, random_state: Any = None,
     ) -> None:  # fmt: skip
         super().__init__(
@@ -160,7 +160,7 @@ class PrivateRegressor(RegressorMixin, _PrivateLinear):
     def __init__(
         self, epsilon: float = 1.0, delta: float | None = None, *, knee: float = 1.0, feature_bound: float = 1.0,
         fit_intercept: bool = True, penalty: Literal["none", "ridge", "bounded"] = "ridge", penalty_weight: float = 1e-3,
-        iterations: int = 400, phase: int = 10, step_size: float | None = None, query_share: float = 0.2,
+        iterations: int = 400, phase: int = 0, step_size: float | None = None, query_share: float = 0.2,
         neighbours: Literal["replace", "add-remove"] = "replace", allow_large_delta: bool = False, random_state: Any = None,
     ) -> None:  # fmt: skip
         super().__init__(

@@ -7,6 +7,10 @@
 The noise is proportional to what one record can move, `L0 / b` and `min(L1 |w_t - w_{t-1}|, 2 L0) / b`, by factors fixed
 beforehand; so a run with whole batches is exactly Gaussian DP, whatever the scales turn out to be. `phase=1` is DP gradient descent.
 
+The iterates of T/q anchors of noise `sigma1 sqrt(T/q)`, each held for q steps, are moved as far by noise of low frequency as those of T gradients of noise
+`sigma1 sqrt(T)`, and the differences take their share of the budget on top. Differences pay where they spare records, in Poisson
+batches; with whole batches `phase` is 1 unless it is given.
+
 References:
     R. Arora et al., "Faster rates of convergence to stationary points in differentially private optimization", ICML 2023.
 """
@@ -51,7 +55,7 @@ class PrivateSpiderBoost(PrivateMethod[SpiderState]):
 
     Args:
         iterations: T releases of the search.
-        phase: q, an anchor every so many.
+        phase: q, an anchor every so many; 0 takes 1 with whole batches and 10 with Poisson batches.
         step_size: eta; None: `1 / L` with the public smoothness, or `1 / (2 L)` with compat="paper".
         anchor_batch, difference_batch: expected records in a Poisson sample; 0 uses all of them.
         anchor_share: of the search's mu^2 (whole batches).
@@ -62,7 +66,7 @@ class PrivateSpiderBoost(PrivateMethod[SpiderState]):
     """
 
     iterations: int = 400
-    phase: int = 20
+    phase: int = 0
     step_size: float | None = None
     anchor_batch: int = 0
     difference_batch: int = 0
@@ -70,6 +74,8 @@ class PrivateSpiderBoost(PrivateMethod[SpiderState]):
     compat: Literal["", "paper"] = ""
 
     def __post_init__(self) -> None:
+        if self.phase == 0:
+            object.__setattr__(self, "phase", min(self.iterations, 10) if self.sampled else 1)
         if self.iterations < 1 or self.phase < 1:
             raise ValueError(f"iterations {self.iterations} and phase {self.phase}: expected >= 1")
         if not 0.0 < self.anchor_share < 1.0:

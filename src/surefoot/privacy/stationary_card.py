@@ -51,8 +51,8 @@ class Options:
     """Residual beyond which the Huber loss grows linearly."""
     iterations: int = 400
     """Releases of the search."""
-    phase: int = 10
-    """An anchor gradient every so many iterations."""
+    phase: int = 0
+    """An anchor gradient every so many iterations, differences in between; 0 takes 1 with whole batches and 10 with Poisson batches."""
     step_size: float = 0.0
     """Length of the steps; 0 takes 1 / L (compat paper: 1 / (2 L))."""
     anchor_batch: int = 0
@@ -336,7 +336,7 @@ CARD = System(
     domain="privacy",
     presets={
         "default": Options(),
-        "tour": Options(),
+        "tour": Options(phase=10),
         "paper": Options(compat="paper", loss="sigmoid", penalty="none", intercept=False),
     },
     inputs=(InputSpec("records", "table with the target in its last column, npz, or LIBSVM file", (".csv", ".tsv", ".parquet", ".npz", ".svm")),),

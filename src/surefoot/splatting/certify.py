@@ -12,6 +12,7 @@ import torch
 
 from surefoot.core.certificate import Certificate, Claim
 from surefoot.numerics.images import psnr, ssim_map
+from surefoot.splatting.gradients import gradient_claim
 from surefoot.splatting.problem import Capture, Trained
 from surefoot.splatting.rasterize import Rendering, Settings
 from surefoot.splatting.reference import Contributions, contributions, hull_successors, project, render_reference
@@ -82,6 +83,10 @@ def certify_scene(problem: Capture, scene: Trained, seed: int = 0) -> Certificat
     files = ("renders.npz", "probes.npz", "answer")
     seen = " that count" if any(problem.masks[i] is not None for i in places) else ""
     evidence["centroids.npz"] = {"centroids": scene.points.mean(axis=1, dtype=np.float64)}
+    first = probes["photo"] == 0
+    gradient, evidence["gradient.npz"] = gradient_claim(
+        problem, scene, places[0], probes["row"][first], probes["column"][first], np.random.default_rng(seed + 1)
+    )
     claims = [
         Claim(
             name="psnr", statement=f"Mean PSNR over the {kind} photos' pixels{seen}, in dB", value=close, relation=">=", kind="measured",
@@ -115,6 +120,7 @@ def certify_scene(problem: Capture, scene: Trained, seed: int = 0) -> Certificat
             statement="Median over convexes of the largest distance (pixels) between a hull's edge and the half level within it, at most",
             value=_erosion(problem, scene, places[0]), relation=">=", kind="measured", check="shape", evidence=("answer", "centroids.npz"),
         ),
+        gradient,
     ]  # fmt: skip
     return Certificate(CARD, tuple(claims), problem.fingerprint(), evidence)
 

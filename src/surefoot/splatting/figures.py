@@ -55,20 +55,19 @@ def _outlines(reader: RunReader) -> Figure:
     canvas = Canvas(figsize=(9.6, 4.8 * height / width + 0.3), layout="constrained")
     shades = np.concatenate([np.clip(0.5 + SH0 * scene.sh0, 0, 1), filled[:, None]], axis=1)
     chosen = np.flatnonzero(solid & (filled > 1 / 255))[::-1]
-    for axis, title, style in zip(
-        canvas.subplots(1, 2), ("shapes", "outlines"),
-        ({"facecolors": shades[chosen]}, {"facecolors": "none", "edgecolors": LINE, "linewidths": 0.5}), strict=True,
-    ):  # fmt: skip
-        axis.set_facecolor(np.clip(scene.background, 0, 1))
-        if title == "outlines":
-            axis.imshow(1 - 0.4 * (1 - photo), extent=(0, width, height, 0))
-        axis.add_collection(PolyCollection(list(border[chosen]), **style))
+    shapes, lines = canvas.subplots(1, 2)
+    shapes.set_title("shapes", fontsize=9)
+    shapes.set_facecolor(np.clip(scene.background, 0, 1))
+    shapes.add_collection(PolyCollection(list(border[chosen]), facecolors=shades[chosen]))
+    lines.set_title("outlines", fontsize=9)
+    lines.imshow(1 - 0.4 * (1 - photo), extent=(0, width, height, 0))
+    lines.add_collection(PolyCollection(list(border[chosen]), facecolors="none", edgecolors=LINE, linewidths=0.5))
+    for axis in (shapes, lines):
         axis.set_xlim(0, width)
         axis.set_ylim(height, 0)
         axis.set_aspect("equal")
         axis.set_xticks([])
         axis.set_yticks([])
-        axis.set_title(title, fontsize=9)
     return Figure(
         "outlines", "The convexes where each is half as opaque as it can be, filled and as lines over the picture; the drawing has no soft "
         "edges.", canvas, alt="Shapes and outlines",

@@ -23,7 +23,8 @@ def read_capture(
     folder: Path, reduce: int, every: int, background: tuple[float, float, float], images: str = "", sequence: bool = False,
     work: Path | None = None, test: tuple[str, ...] = (),
 ) -> Capture:  # fmt: skip
-    """Read a capture; a folder of photos alone is posed first (into `work`).
+    """Read a capture; a folder of photos alone is posed first (into `work`, or the cache, so that a resumed run and a verification
+    see the same cameras).
 
     Args:
         reduce: average over blocks of so many pixels; 0 takes the smallest that brings the width to 1,600.
@@ -37,8 +38,6 @@ def read_capture(
         return read_npz_capture(folder)
     posed = read_posed_photos(folder, images or None)
     if posed is None:
-        import tempfile
-
         from surefoot.data.posed_photos import picture_files
         from surefoot.data.structure import structure_from_motion
 
@@ -46,13 +45,30 @@ def read_capture(
             raise UnsafeFileError(
                 f"{folder.name} holds {len(picture_files(folder))} photos and no cameras; expected at least two photos, or a capture"
             )
-        place = work or Path(tempfile.mkdtemp(prefix="surefoot-")) / "capture"
-        structure_from_motion(folder, place, order="sequence" if sequence else "any")
+        place = work or _posed_before(folder, sequence)
+        if not (place / "sparse").is_dir():
+            structure_from_motion(folder, place, order="sequence" if sequence else "any")
         posed = read_posed_photos(place)
         assert posed is not None
     if len(posed) < 2 and every > 0:
         raise UnsafeFileError(f"{folder.name} holds one photo; expected several, or --hold-out 0")
     return capture_of(posed, reduce, every, background, test)
+
+
+def _posed_before(folder: Path, sequence: bool) -> Path:
+    """Where the cache keeps the cameras of these photos, by their content."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    import pooch
+
+    from surefoot.records.files import sha256
+    from surefoot.records.fingerprint import fingerprint
+
+    try:
+        by = version("pycolmap")
+    except PackageNotFoundError:
+        by = "none"
+    return Path(pooch.os_cache("surefoot")) / "structure" / fingerprint(sha256(folder), by, sequence)[:32]
 
 
 def capture_of(

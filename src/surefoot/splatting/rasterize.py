@@ -25,12 +25,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from surefoot.numerics.kernels import start_warp
 from surefoot.splatting.reference import contributions
 
 __all__ = ["Rendering", "Settings", "rasterize"]
 
 log = logging.getLogger(__name__)
 MOST_DENSE = 20_000_000  # convexes times pixels that the reference renders in the place of the kernels
+FAINTER = 64.0  # for the error bound, convexes are listed down to the threshold divided by this
 UNDERFLOW = 1e-25  # below this the transmittance in front cannot be recovered in float32
 
 
@@ -105,9 +107,7 @@ def installed() -> bool:
 @cache
 def _kernels() -> Any:
     """Warp and the kernels that walk convexes."""
-    import warp as wp
-
-    wp.config.log_level = wp.LOG_ERROR
+    wp = start_warp()
     from surefoot.splatting import warp_prepare
 
     return wp, warp_prepare
@@ -222,8 +222,9 @@ class _Frame:
 
 def _prepare(
     launcher: _Launcher, settings: Settings, points: Tensor, delta: Tensor, sigma: Tensor, opacity: Tensor,
-    views: Tensor, lenses: Tensor, sharpen: Tensor, width: int, height: int,
+    views: Tensor, lenses: Tensor, sharpen: Tensor, width: int, height: int, listed: float,
 ) -> _Frame:  # fmt: skip
+    """`listed`: convexes whose alpha stays below it in a tile are not in the tile's list."""
     wp, module, array = launcher.wp, launcher.module, launcher.array
     number, corners, cameras = len(points), points.shape[1], len(views)
     total, device, tile = number * cameras, points.device, settings.tile
@@ -241,7 +242,7 @@ def _prepare(
     given = [
         array(points, wp.vec3), array(delta, wp.float32), array(sigma, wp.float32), array(opacity, wp.float32),
         array(views, wp.mat44), array(lenses, wp.vec4), array(sharpen, wp.float32), width, height, settings.near,
-        settings.threshold, published, tile,
+        listed, published, tile,
     ]  # fmt: skip
     made = [
         array(p["edges"], wp.vec3), array(p["ring"], wp.int32), array(p["count"], wp.int32), array(p["origin"], wp.vec2),
@@ -309,7 +310,8 @@ class _Rasterize(torch.autograd.Function):
         launcher = _Launcher(points.device, settings.threads, lanes)
         width, height = size
         args = (points, delta, sigma, opacity, views, lenses, sharpen)
-        frame = _prepare(launcher, settings, *args, width, height)
+        listed = settings.threshold / FAINTER if bounding else settings.threshold
+        frame = _prepare(launcher, settings, *args, width, height, listed)
         V, cameras = launcher.shading.vector, len(views)
         ones = torch.ones(cameras, height, width, device=points.device)
         left = frame.to_strips(ones, -1.0)
@@ -334,7 +336,7 @@ class _Rasterize(torch.autograd.Function):
         note["pairs"] = int(frame.starts[-1])
         note["status"] = frame.prepared["status"].view(cameras, -1)
         if bounding:
-            note["bound"] = _bound(frame, colors, background, frame.to_pixels(left), frame.to_pixels(missed))
+            note["bound"] = _bound(frame, colors, background, frame.to_pixels(left), frame.to_pixels(missed), listed)
         return image, transmittance
 
     @staticmethod
@@ -390,7 +392,7 @@ class _Rasterize(torch.autograd.Function):
         return (*out, d_colors, d_background, *(None,) * 8)
 
 
-def _bound(frame: _Frame, colors: Tensor, background: Tensor, left: Tensor, missed: Tensor) -> Tensor:
+def _bound(frame: _Frame, colors: Tensor, background: Tensor, left: Tensor, missed: Tensor, listed: float) -> Tensor:
     """Range of the colours times what was left out: alpha T of skipped samples, T where a pixel stopped, alpha of unlisted convexes."""
     launcher, p = frame.launcher, frame.prepared
     wp, array, cameras = launcher.wp, launcher.array, len(background)
@@ -399,7 +401,7 @@ def _bound(frame: _Frame, colors: Tensor, background: Tensor, left: Tensor, miss
     given = [
         array(p["edges"], wp.vec3), array(p["count"], wp.int32), array(p["origin"], wp.vec2), array(p["soft"], wp.vec4),
         array(p["status"], wp.int32), array(p["box"], wp.vec4i), number, frame.across, frame.down, frame.settings.tile,
-        frame.settings.threshold,
+        listed,
     ]  # fmt: skip
     out = array(tiles, wp.float32)
     launcher.over(launcher.module.bound_unlisted, len(tiles), lambda first: [*given, first, out], slabs=8)
@@ -430,7 +432,9 @@ def rasterize(
         views: world to camera, ``(C, 4, 4)``; x right, y down, z forward.
         matrices: K ``(C, 3, 3)`` in pixels, the corner of the first pixel at (0, 0).
         background: ``(3,)`` or ``(C, 3)``; default black.
-        bounding: whether the error-bound map is made (all listed samples are then evaluated: slower).
+        bounding: whether the error-bound map is made. Lists then hold convexes down to a 64th of the threshold, and all their samples are
+            evaluated: slower, the same image; what is fainter counts by its largest alpha in the tile. `status` and `pairs` are
+            those of the longer lists.
         lanes: pixels a strip; default 16 on the CPU, 1 on CUDA.
 
     Raises:

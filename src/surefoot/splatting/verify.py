@@ -11,9 +11,10 @@ from scipy.ndimage import correlate1d
 from surefoot.core.certificate import Claim
 from surefoot.core.verify import Check, Dossier, Verdict, compare, refute
 from surefoot.splatting.problem import Capture
-from surefoot.splatting.verify_render import BruteForce
+from surefoot.splatting.verify_render import BruteForce, differences
 
 Array = np.ndarray[Any, np.dtype[Any]]
+LEAST = 24  # convexes whose gradient must be shown, where so many are seen
 FRESH = 100  # pixels that are drawn anew at each verification
 ROUNDING = (
     2e-3  # of a float32 render; one contribution on the other side of the threshold changes a pixel by less than 4e-3
@@ -163,6 +164,35 @@ def check_shape(claim: Claim, dossier: Dossier) -> Verdict:
     return compare(claim, float(np.median(erosion)) if len(erosion) else 0.0, supports="measured", rtol=1e-6)
 
 
+def check_gradient(claim: Claim, dossier: Dossier) -> Verdict:
+    """Central differences by brute force in every parameter of the chosen convexes, against the renderer's gradients."""
+    probes, kept = _probes(dossier), {n: np.asarray(v) for n, v in dossier.evidence["gradient.npz"].items()}
+    index, first = _judged(dossier.problem)[0], probes["photo"] == 0
+    pixels = probes["column"][first], probes["row"][first]
+    chosen, weights = kept["chosen"], kept["weights"].astype(float)
+    if weights.shape != (int(first.sum()), 3) or len(np.unique(chosen)) != len(chosen):
+        raise ValueError("gradient.npz holds other weights than there are probes, or a convex twice")
+    if not all(np.isfinite(value).all() for value in kept.values()):
+        raise ValueError("gradient.npz holds values that are not finite")
+    brute = _brute(dossier, index)
+    column = brute.pixels(*pixels, dossier.answer.threshold, 1e-4)
+    seen = brute.order[(column.alpha > 0).any(axis=1)]
+    if len(chosen) < min(LEAST, len(seen)) or not np.isin(chosen, seen).all():
+        raise ValueError("gradient.npz names too few convexes, or one that the probes do not show")
+    exact = differences(
+        dossier.answer, dossier.problem.views[index], dossier.problem.matrices[index], column, brute.order, chosen, pixels, weights
+    )  # fmt: skip
+    size = np.ptp(np.asarray(dossier.answer.points, dtype=float)[chosen], axis=1).max(axis=1)  # makes points comparable
+    apart, norm = {}, {}
+    for name, value in exact.items():
+        unit = size[:, None, None] if name == "points" else 1.0
+        apart[name] = float(np.linalg.norm((kept[name].astype(float) - value) * unit))
+        norm[name] = float(np.linalg.norm(value * unit))
+    least = 1e-3 * float(np.hypot.reduce(list(norm.values())))
+    value = max(apart[n] / max(norm[n], least) for n in exact) if least > 0 else 0.0
+    return compare(claim, value, supports="measured", bound=0.02, rtol=0.05, atol=1e-7)
+
+
 CHECKS: Mapping[str, Check] = {
     "psnr": check_psnr,
     "ssim": check_ssim,
@@ -171,4 +201,5 @@ CHECKS: Mapping[str, Check] = {
     "partition": check_partition,
     "order": check_order,
     "shape": check_shape,
+    "gradient": check_gradient,
 }

@@ -6,17 +6,19 @@ compositing by the logarithm of the transmittance.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-__all__ = ["BruteForce", "PixelColumn"]
+__all__ = ["BruteForce", "PixelColumn", "differences"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 STRAIGHT = 1e-5  # sine of a turn that counts as straight
 AREALESS = 1e-4  # pixels
 CLAMP = 0.99
+STEP = 1e-6  # of central differences, in logarithms and coefficients; of points, relative to the convex
+FIELDS = ("points", "log_delta", "log_sigma", "opacity_logit", "sh0", "sh_rest")
 SH = (0.28209479177387814, 0.4886025119029199)
 
 
@@ -71,6 +73,7 @@ class BruteForce:
         fits = (depth > scene.near) & (local[:, :, 2] > 0.01 * scene.near).all(axis=1)
         order = np.flatnonzero(fits)[np.argsort(depth[fits], kind="stable")]
         local = local[order]
+        self.order = order
         self.depth = depth[order]
         self.reach = np.stack([local[:, :, 2].min(axis=1), local[:, :, 2].max(axis=1)], axis=1)
         u = matrix[0, 0] * local[:, :, 0] / local[:, :, 2] + matrix[0, 2] - 0.5
@@ -150,6 +153,57 @@ class BruteForce:
             length = np.hypot(*(np.roll(ring, -1, axis=0) - ring).T)
             out.append(np.log(self.count[i]) / (self.soft[i] * length.min()))
         return np.array(out)
+
+
+def differences(
+    scene: Any, view: Array, matrix: Array, column: PixelColumn, order: Array, chosen: Array, pixels: tuple[Array, Array], weights: Array
+) -> dict[str, Array]:  # fmt: skip
+    """Central differences of f = sum_q weight_q C_q in each parameter of the chosen convexes, a copy of the convex for each.
+
+    What is in front of a convex and behind it, and which samples count, stays as it is in `column` (M, Q), whose rows are the convexes
+    `order`.
+    """
+    places = {int(i): place for place, i in enumerate(order)}
+    alone = sorted(chosen.tolist(), key=lambda i: places[i])
+    behind = np.broadcast_to(np.asarray(scene.background, dtype=float), (column.alpha.shape[1], 3)).copy()
+    backs, wanted = {}, {places[i] for i in alone}
+    for place in range(len(order) - 1, min(wanted, default=len(order)) - 1, -1):
+        if place in wanted:
+            backs[place] = behind.copy()
+        alpha = column.alpha[place][:, None]
+        behind = alpha * column.colors[place] + (1 - alpha) * behind
+    out = {}
+    for name in FIELDS:
+        values = np.asarray(getattr(scene, name), dtype=float)[chosen]
+        out[name] = np.zeros_like(values)
+        if values.size == 0:
+            continue
+        many = values[0].size
+        copies = {
+            n: np.repeat(np.asarray(getattr(scene, n), dtype=float)[chosen], 2 * many, axis=0) for n in FIELDS
+        }  # fmt: skip
+        step = np.full(len(chosen), STEP)
+        if name == "points":
+            step = STEP * np.ptp(values, axis=1).max(axis=1)
+        moved = copies[name].reshape(len(chosen), many, 2, many)
+        for p in range(many):
+            moved[:, p, 0, p] += step
+            moved[:, p, 1, p] -= step
+        copies[name] = moved.reshape(copies[name].shape)
+        brute = BruteForce(replace(scene, **copies), view, matrix)
+        if len(brute.order) != len(copies[name]):
+            raise ValueError("a chosen convex is not before the camera")
+        found = brute.pixels(*pixels)
+        alpha, color = np.empty_like(found.alpha), np.empty_like(found.colors)
+        alpha[brute.order], color[brute.order] = found.alpha, found.colors
+        value = np.empty(len(alpha))
+        for place in range(len(alpha)):
+            at = places[int(chosen[place // (2 * many)])]
+            part = np.where(column.alpha[at] > 0, alpha[place], 0.0) * column.front[at]
+            value[place] = (part[:, None] * (color[place] - backs[at]) * weights).sum()
+        split = value.reshape(len(chosen), many, 2)
+        out[name] = ((split[..., 0] - split[..., 1]) / (2 * step[:, None])).reshape(values.shape)
+    return out
 
 
 def wrapped(corners: Array) -> tuple[Array, Array]:

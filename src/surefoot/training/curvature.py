@@ -6,7 +6,8 @@ Gauss-Newton). The graph of the rows is kept between products where memory allow
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,11 +19,12 @@ from torch import func as functorch
 
 from surefoot.numerics.autodiff import Flattened, hessian_operator, hvp
 from surefoot.numerics.krylov import EigenPairs, extreme_eigenpairs
-from surefoot.training.spectral_problem import Criterion, Curvature, Kind, row_losses
+from surefoot.training.spectral_problem import MIXING, Criterion, Curvature, Kind, row_losses
 
 __all__ = [
     "CurvatureOperator",
     "RowCurvature",
+    "batch_statistics",
     "directional_variance",
     "isotropic_variance",
     "microbatch_variance",
@@ -48,6 +50,11 @@ class CurvatureOperator:
         ridge: added to the diagonal: the weight decay of plain descent (decoupled decay adds none).
         chunk: rows of a pass.
         keep: keep the graphs for the next products; None does for at most 4,096 rows.
+        ghost: rows of a ghost batch, 0 for none: batch normalisation then works as in training, each ghost batch with its own statistics, and the matrix is
+            a mean over ghost batches, not over rows. The running statistics stay as they are.
+
+    Raises:
+        ValueError: no parameter to differentiate; rows that are no multiple of the ghost batch.
 
     Example:
         >>> net = torch.nn.Linear(2, 1)
@@ -58,10 +65,15 @@ class CurvatureOperator:
 
     def __init__(
         self, model: nn.Module, inputs: Tensor, targets: Tensor, criterion: str | nn.Module | Criterion = "cross-entropy", *,
-        kind: Kind | Literal["fisher"] = "ggn", ridge: float = 0.0, chunk: int = CHUNK, keep: bool | None = None,
+        kind: Kind | Literal["fisher"] = "ggn", ridge: float = 0.0, chunk: int = CHUNK, keep: bool | None = None, ghost: int = 0,
     ) -> None:  # fmt: skip
         self.flat, self.losses, self.kind, self.ridge = Flattened(model), row_losses(criterion), kind, ridge
-        self.inputs, self.targets, self.chunk = inputs, targets, chunk
+        if ghost and (ghost < 2 or len(inputs) % ghost):
+            raise ValueError(
+                f"{len(inputs)} rows do not fall into ghost batches of {ghost}; expected a multiple, of 2 or more"
+            )
+        self.inputs, self.targets, self.ghost = inputs, targets, ghost
+        self.chunk = max(ghost, chunk // ghost * ghost) if ghost else chunk
         self.point = self.flat.vector()
         if self.point.numel() == 0:
             raise ValueError("no parameter of the model requires a gradient")
@@ -94,12 +106,18 @@ class CurvatureOperator:
 
     def _product(self, x: Tensor, y: Tensor) -> Any:
         if self.kind == "hessian":
-            return hessian_operator(lambda w: self.losses(self.flat(w, x), y).mean(), self.point)
+            return hessian_operator(lambda w: self.losses(self._outputs(w, x), y).mean(), self.point)
         if self.kind == "fisher":  # J'J / n of the rows' losses
             return ggn_operator(
-                lambda w: self.losses(self.flat(w, x), y), lambda each: each.square().mean() / 2, self.point
+                lambda w: self.losses(self._outputs(w, x), y), lambda each: each.square().mean() / 2, self.point
             )
-        return ggn_operator(lambda w: self.flat(w, x), lambda z: self.losses(z, y).mean(), self.point)
+        return ggn_operator(lambda w: self._outputs(w, x), lambda z: self.losses(z, y).mean(), self.point)
+
+    def _outputs(self, w: Tensor, x: Tensor) -> Tensor:
+        if not self.ghost:
+            return self.flat(w, x)
+        with batch_statistics(self.flat.module):
+            return torch.cat([self.flat(w, part) for part in x.split(self.ghost)])
 
     def start(self, generator: torch.Generator) -> Tensor:
         """A random vector (P,), its direction uniform on the sphere."""
@@ -114,6 +132,20 @@ class CurvatureOperator:
 
         made: Any = LinearOperator  # its stubs know no shape
         return made((self.dim, self.dim), matvec=product, rmatvec=product, dtype=self.point.cpu().numpy().dtype)
+
+
+@contextmanager
+def batch_statistics(model: nn.Module) -> Generator[None, None, None]:
+    """Inside, batch normalisation takes the statistics of its batch, and leaves the running ones alone."""
+    norms: list[Any] = [m for m in model.modules() if isinstance(m, MIXING[0])]
+    before = [(m.training, m.track_running_stats) for m in norms]
+    try:
+        for m in norms:
+            m.training, m.track_running_stats = True, False
+        yield
+    finally:
+        for m, (training, track) in zip(norms, before, strict=True):
+            m.training, m.track_running_stats = training, track
 
 
 def ggn_operator(model: Any, loss: Any, point: Tensor) -> Any:

@@ -33,7 +33,7 @@ import copy
 import math
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -43,19 +43,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from surefoot.core.random import Streams
-from surefoot.numerics.spectral_matrix import (
-    NORMS,
-    as_matrix,
-    dual_norm,
-    nearly_dual_norm,
-    nearly_primal_norm,
-    newton_schulz,
-    polar,
-    polar_express,
-    primal_norm,
-)
+from surefoot.numerics.spectral_matrix import NORMS, as_matrix
 from surefoot.training.drop_muon_costs import CostModel, fit_costs
-from surefoot.training.drop_muon_distributed import average_gradients, full, like_shards, shared_draws, with_owners
+from surefoot.training.drop_muon_distributed import average_gradients, shared_draws
+from surefoot.training.drop_muon_holding import MODES, Holding
 from surefoot.training.drop_muon_layers import layers_from_module
 from surefoot.training.drop_muon_sampling import (
     Auto,
@@ -65,16 +56,14 @@ from surefoot.training.drop_muon_sampling import (
     as_schedule,
     predicted_ratio,
 )
-from surefoot.training.drop_muon_smoothness import KEPT, current, generalised, sizes
+from surefoot.training.drop_muon_smoothness import KEPT, Point, current, generalised, secants, sizes, snapshot
 from surefoot.training.drop_muon_split import SplitSequential
+from surefoot.training.drop_muon_update import AUXILIARY, norm_of, shape_scale, update
 
 __all__ = ["DropMuon", "shape_scale"]
 
 STEPS = ("lmo", "sharp")
-AUXILIARY = ("adamw", "sgd")
-MODES = ("freeze", "inputs", "split")
 Orthogonalise = Literal["newton-schulz", "polar-express", "exact"]
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 MEMORY = "drop_muon"  # the key in the first group under which the optimiser's own state is saved
 
 
@@ -121,9 +110,8 @@ class DropMuon(Optimizer):
         module = params if isinstance(params, nn.Module) else None
         groups = layers_from_module(params) if isinstance(params, nn.Module) else params
         self._schedule = as_schedule(sampling)
-        self._module, self._mode, self._seed = module, mode, seed
+        self._held = Holding(module, mode, frozen_statistics)
         self._compensation, self._synchronise, self._distribute = lr_compensation, synchronise, distribute
-        self._frozen_statistics = frozen_statistics
         if mode not in MODES:
             raise ValueError(f"mode is {mode!r}; expected freeze, inputs or split")
         if mode == "split" and not isinstance(module, SplitSequential):
@@ -132,7 +120,7 @@ class DropMuon(Optimizer):
             raise ValueError("frozen_statistics needs the module; give the model instead of its parameters")
         if lr_compensation is not None and not 0 <= lr_compensation <= 1:
             raise ValueError(f"lr_compensation is {lr_compensation}; expected a number of [0, 1]")
-        self._ready = self._all = False
+        self._ready = False
         super().__init__(groups, {
             "lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay, "norm": norm, "step": step,
             "gamma": gamma, "scale": scale, "orthogonalise": orthogonalise, "ns_steps": ns_steps, "ns_dtype": ns_dtype, "eps": eps,
@@ -152,9 +140,7 @@ class DropMuon(Optimizer):
                 "cutoffs": None,
             }
         )
-        self._statistics: dict[nn.Module, Any] = {}
-        if self._mode != "inputs" and module is not None and any(_is_sharded(p) for p in module.parameters()):
-            self._follow_shards(module)
+        self._held.follow_shards()
         self._next()
 
     # ---- layers ------------------------------------------------------------------------------------------------------
@@ -177,8 +163,7 @@ class DropMuon(Optimizer):
         self._members: list[list[Tensor]] = [[] for _ in place]
         for p, i in self._layer.items():
             self._members[i].append(p)
-        # A parameter that another optimiser of this kind holds back is still one that is trained.
-        self._trained = [p for p in every if p.requires_grad or getattr(p, "held_back", False)]
+        self._held.index(self._layer)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As in torch; layers are counted anew, and what `auto` has learnt is forgotten."""
@@ -231,7 +216,7 @@ class DropMuon(Optimizer):
     @property
     def drawn(self) -> tuple[int, ...]:
         """The layers that the next step updates, counted from 0 at the input."""
-        return tuple(np.flatnonzero(self._mask).tolist())
+        return tuple(np.flatnonzero(self._held.mask).tolist())
 
     @property
     def steps_done(self) -> int:
@@ -248,11 +233,11 @@ class DropMuon(Optimizer):
 
     def active_parameters(self) -> list[Tensor]:
         """Parameters of the drawn layers."""
-        return [p for p in self._trained if self._mask[self._layer[p]]]
+        return self._held.active()
 
     def backward(self, loss: Tensor, **how: Any) -> None:
         """``loss.backward``, for the drawn layers only; needed with mode="inputs"."""
-        if self._mode == "inputs":
+        if self._held.mode == "inputs":
             loss.backward(inputs=self.active_parameters(), **how)
         else:
             loss.backward(**how)
@@ -321,72 +306,26 @@ class DropMuon(Optimizer):
         self._set(mask)
 
     def _set(self, mask: np.ndarray[Any, np.dtype[Any]]) -> None:
-        self._mask = mask
-        for p in self._trained:
-            held = not mask[self._layer[p]]
-            if held:
-                p.grad = None
-            if self._mode != "inputs":
-                self._hold(p, held and not self._all)
-        if self._mode == "split" and isinstance(self._module, SplitSequential) and not self._all:
-            self._module.cut_at(self.active_parameters())
-        if self._frozen_statistics:
-            self._hold_statistics()
+        self._held.hold(mask)
         self._began = time.perf_counter()
-
-    @staticmethod
-    def _hold(p: Tensor, held: bool) -> None:
-        p.held_back = held  # type: ignore[attr-defined]
-        p.requires_grad_(not held)
-
-    def _hold_statistics(self) -> None:
-        assert self._module is not None
-        for module in self._module.modules():
-            if isinstance(module, BATCH_NORMS) and module.track_running_stats:
-                own = [p for p in module.parameters(recurse=False) if p in self._layer]
-                usual = self._statistics.setdefault(module, module.momentum)
-                held = bool(own) and not any(self._mask[self._layer[p]] for p in own)
-                module.momentum = 0.0 if held else usual  # running <- (1 - momentum) running + momentum batch
-
-    def _follow_shards(self, module: nn.Module) -> None:
-        """With sharded parameters the module computes with gathered ones: they are held back where it is about to use them."""
-
-        def follow(m: nn.Module, _: Any) -> None:
-            for name, p in m.named_parameters(recurse=False):
-                layer = held.get((m, name))
-                if layer is not None and p.is_leaf:
-                    p.requires_grad_(bool(self._mask[layer]) or self._all)
-
-        held: dict[tuple[nn.Module, str], int] = {}
-        self._all = False
-        for m in module.modules():
-            for name, p in m.named_parameters(recurse=False):
-                if p in self._layer:
-                    held[m, name] = self._layer[p]
-            if any(key[0] is m for key in held):
-                m.register_forward_pre_hook(follow)
 
     @contextmanager
     def thawed(self) -> Generator[None]:
         """Every parameter requires its gradient for the duration; gradients taken inside are dropped for layers that are not drawn."""
-        self._all = True
-        for p in self._trained:
-            self._hold(p, False)
-        if isinstance(self._module, SplitSequential):
-            self._module.cut = 0
+        self._held.thaw()
         try:
             yield
         finally:
-            self._all = False
-            self._set(self._mask)
+            self._held.refreeze()
 
     @contextmanager
     def trial(self) -> Generator[None]:
         """What happens inside to parameters, buffers, optimiser and random generators is undone."""
         kept = [(p, p.detach().clone()) for p in self._layer]
-        buffers = [(x, x.detach().clone()) for x in (self._module.buffers() if self._module is not None else ())]
+        module = self._held.module
+        buffers = [(x, x.detach().clone()) for x in (module.buffers() if module is not None else ())]
         state = {p: {k: v.clone() if isinstance(v, Tensor) else v for k, v in s.items()} for p, s in self.state.items()}
-        memory, mask, generators = copy.deepcopy(self._memory), self._mask, _generators(self.device)
+        memory, mask, generators = copy.deepcopy(self._memory), self._held.mask, _generators(self.device)
         flags = (self._probing, self._timing, self._distribution)
         try:
             yield
@@ -398,7 +337,7 @@ class DropMuon(Optimizer):
             self.state.update(state)
             self._remember(memory)
             self._set(mask)
-            for p in self._trained:
+            for p in self._held.trained:
                 p.grad = None
             self._probing, self._timing, self._distribution = flags
             _set_generators(self.device, generators)
@@ -423,7 +362,7 @@ class DropMuon(Optimizer):
                 loss = closure()
         if self._synchronise:
             average_gradients([p.grad for p in self.active_parameters() if p.grad is not None])
-        before = self._snapshot() if probing else None
+        before = snapshot(self.param_groups) if probing else None
         self._update()
         if before is not None:
             assert closure is not None
@@ -448,165 +387,36 @@ class DropMuon(Optimizer):
         return loss
 
     def _update(self) -> None:
-        waiting: list[tuple[Tensor, dict[str, Any], Tensor]] = []
+        drawn = []
         for group in self.param_groups:
             for p in group["params"]:
-                if not self._mask[self._layer[p]]:
-                    p.grad = None
-                    continue
-                if p.grad is None:
-                    continue
-                if p.grad.is_sparse:
-                    raise ValueError(
-                        f"the gradient of a parameter of shape {tuple(p.shape)} is sparse; use sparse=False"
-                    )
-                norm = self._norm(group, p)
-                if norm in AUXILIARY:
-                    self._auxiliary(p, p.grad, group, norm)
-                    continue
-                direction = self._momentum(p, p.grad, group)
-                if norm == "spectral":
-                    waiting.append((p, group, direction))
+                if self._held.mask[self._layer[p]]:
+                    drawn.append((p, group, self._rate(p, float(group["lr"]))))
                 else:
-                    self._move(p, group, norm, direction, direction.sign() if norm == "sign" else _unit(direction))
-        if waiting:
-            self._spectral(waiting)
-
-    @staticmethod
-    def _norm(group: Mapping[str, Any], p: Tensor) -> str:
-        return group["norm"] or ("spectral" if p.ndim >= 2 else "adamw")
-
-    def _momentum(self, p: Tensor, gradient: Tensor, group: Mapping[str, Any]) -> Tensor:
-        momentum = group["momentum"]
-        if momentum == 0:
-            return gradient
-        state = self.state[p]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(gradient, memory_format=torch.preserve_format)
-        buffer = state["momentum_buffer"]
-        buffer.lerp_(gradient, 1 - momentum)
-        return gradient.lerp(buffer, momentum) if group["nesterov"] else buffer
-
-    def _spectral(self, waiting: list[tuple[Tensor, dict[str, Any], Tensor]]) -> None:
-        matrices = [as_matrix(full(direction)) for _, _, direction in waiting]
-        tasks = [
-            lambda M=M, g=group: self._orthogonal(M, g) for M, (_, group, _) in zip(matrices, waiting, strict=True)
-        ]
-        spread = self._distribute if self._distribute is not None else any(_is_sharded(p) for p, _, _ in waiting)
-        found = with_owners(tasks, matrices) if spread else [task() for task in tasks]
-        for (p, group, direction), M, unit in zip(waiting, matrices, found, strict=True):
-            self._move(p, group, "spectral", direction, unit, M)
-
-    @staticmethod
-    def _orthogonal(M: Tensor, group: Mapping[str, Any]) -> Tensor:
-        how = group["orthogonalise"]
-        if how == "exact":
-            return polar(M)
-        usual = torch.bfloat16 if M.is_cuda else torch.float32 if M.dtype == torch.float16 else M.dtype
-        dtype = group["ns_dtype"] or usual
-        if how == "polar-express":
-            return polar_express(M, group["ns_steps"], group["eps"], dtype)
-        return newton_schulz(M, group["ns_steps"], eps=group["eps"], dtype=dtype)
-
-    def _move(
-        self,
-        p: Tensor,
-        group: Mapping[str, Any],
-        norm: Any,
-        direction: Tensor,
-        unit: Tensor,
-        matrix: Tensor | None = None,
-    ) -> None:
-        """X <- (1 - lr lambda) X - length unit, where unit has norm 1 (approximately, by Newton-Schulz)."""
-        rate = self._rate(p, float(group["lr"]))
-        if group["step"] == "lmo":
-            length: Any = rate * (shape_scale(as_matrix(p).shape, group["scale"]) if norm == "spectral" else 1.0)
-        else:
-            gamma = group["gamma"]
-            if isinstance(gamma, tuple | list):
-                bend = gamma[0] + gamma[1] * float(dual_norm(full(p.grad), norm))  # type: ignore[arg-type]
-                gamma = 1.0 / bend if bend > 0 else 0.0
-            dual = (
-                (matrix * unit).sum()
-                if matrix is not None
-                else full(direction).abs().sum()
-                if norm == "sign"
-                else full(direction).norm()
-            )
-            length = float(gamma) * float(dual)
-        if group["weight_decay"]:
-            p.mul_(1 - rate * group["weight_decay"])
-        p.add_(like_shards(unit.reshape(p.shape), p), alpha=-length)
+                    p.grad = None
+        update(drawn, self.state, self._distribute)
 
     def _rate(self, p: Tensor, lr: float) -> float:
         power = float(isinstance(self._schedule, Auto)) if self._compensation is None else self._compensation
         return lr / max(float(self._distribution.inclusion[self._layer[p]]), 1e-12) ** power if power else lr
-
-    def _auxiliary(self, p: Tensor, gradient: Tensor, group: Mapping[str, Any], norm: str) -> None:
-        """AdamW or SGD with momentum, counting this layer's own updates."""
-        rate = self._rate(p, float(group["lr"])) * group["auxiliary_scale"]
-        if group["weight_decay"]:
-            p.mul_(1 - rate * group["weight_decay"])
-        if norm == "sgd":
-            p.add_(self._momentum(p, gradient, group), alpha=-rate)
-            return
-        state, (first, second) = self.state[p], group["betas"]
-        if "exp_avg" not in state:
-            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
-            state["updates"] = torch.tensor(0.0)
-        state["updates"] += 1
-        n = float(state["updates"])
-        state["exp_avg"].lerp_(gradient, 1 - first)
-        state["exp_avg_sq"].mul_(second).addcmul_(gradient, gradient, value=1 - second)
-        size = (state["exp_avg_sq"] / (1 - second**n)).sqrt_().add_(1e-8)
-        p.addcdiv_(state["exp_avg"], size, value=-rate / (1 - first**n))
 
     def update_operations(self, layer: int) -> float:
         """Floating-point operations of the matrix products in a layer's update: 5 Newton-Schulz steps of 2 n^2 (2 m + n) a piece, n <= m."""
         total = 0.0
         for group in self.param_groups:
             for p in group["params"]:
-                if self._layer[p] == layer and self._norm(group, p) == "spectral":
+                if self._layer[p] == layer and norm_of(group, p) == "spectral":
                     n, m = sorted(as_matrix(p).shape)
                     total += group["ns_steps"] * 2.0 * n * n * (2 * m + n)
         return total
 
     # ---- what "auto" learns ------------------------------------------------------------------------------------------
-    def _snapshot(self) -> list[tuple[Tensor, str, float, Tensor, Tensor]]:
-        """Per parameter that counts: norm, shape scale, weights, gradient."""
-        return [
-            (p, n, s, full(p.detach()).clone(), full(p.grad).clone())
-            for p, n, s in self._counted()
-            if p.grad is not None
-        ]  # type: ignore[arg-type]
-
-    def _counted(self) -> Iterator[tuple[Tensor, str, float]]:
-        """Parameters by which smoothness is judged, with norms in which a step has length lr. AdamW and SGD take no steps of a norm:
-        a layer that only they train has no constant of its own."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                norm = self._norm(group, p)
-                if norm in NORMS:
-                    yield p, norm, shape_scale(as_matrix(p).shape, group["scale"]) if norm == "spectral" else 1.0
-
-    def _learn(self, before: list[tuple[Tensor, str, float, Tensor, Tensor]]) -> None:
-        """Lhat_i from the gradients on the same batch before and after; a layer's norm is the largest of its parameters' (in units of one lr),
-        so its dual is their sum."""
+    def _learn(self, before: list[Point]) -> None:
         exact = isinstance(self._schedule, Auto) and self._schedule.exact
-        dual, length = (dual_norm, primal_norm) if exact else (nearly_dual_norm, nearly_primal_norm)
-        size, change, moved = ([0.0] * self.layers for _ in range(3))
-        for p, norm, scale, X, g in before:
-            i = self._layer[p]
-            if p.grad is None:
-                continue
-            which: Any = norm
-            size[i] += scale * float(dual(g, which))
-            change[i] += scale * float(dual(full(p.grad) - g, which))
-            moved[i] = max(moved[i], float(length(full(p.detach()) - X, which)) / scale)
         pairs = [list(layer) for layer in self._memory["smoothness"]]
-        for i in range(self.layers):
-            if moved[i] > 0 and math.isfinite(change[i]):
-                pairs[i] = [*pairs[i], (size[i], change[i] / moved[i])][-KEPT:]
+        for i, pair in enumerate(secants(before, self._layer, self.layers, exact=exact)):
+            if pair is not None:
+                pairs[i] = [*pairs[i], pair][-KEPT:]
         self._remember({**self._memory, "smoothness": pairs})
         self._choose()
 
@@ -617,7 +427,7 @@ class DropMuon(Optimizer):
             generators = _generators(self.device)
             with torch.enable_grad():
                 closure()
-            before = self._snapshot()
+            before = snapshot(self.param_groups)
             self._update()
             _set_generators(self.device, generators)
             with torch.enable_grad():
@@ -632,7 +442,7 @@ class DropMuon(Optimizer):
         """Steps of "auto" are timed until each cutoff has been often enough; then the saving is judged by them."""
         if not self._timing or not isinstance(self._schedule, Auto):
             return
-        start, times = int(np.flatnonzero(self._mask)[0]), self._memory["times"]
+        start, times = int(np.flatnonzero(self._held.mask)[0]), self._memory["times"]
         if len(times.get(start, ())) > self._schedule.rounds:
             return
         if self.device.type == "cuda":
@@ -692,7 +502,7 @@ class DropMuon(Optimizer):
         """The norm, or auxiliary method, that a parameter steps by."""
         for group in self.param_groups:
             if any(p is parameter for p in group["params"]):
-                return self._norm(group, parameter)
+                return norm_of(group, parameter)
         raise KeyError("this parameter is not the optimiser's")
 
     def remembered(self) -> dict[str, Any]:
@@ -724,44 +534,26 @@ class DropMuon(Optimizer):
         self._next()
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("_schedule", "_mode", "_seed", "_compensation", "_synchronise", "_distribute")
-        known = {id(p) for p in self._trained}
+        own = ("_schedule", "_compensation", "_synchronise", "_distribute")
+        known = {id(p) for p in self._held.trained}
         trained = [id(p) in known for group in self.param_groups for p in group["params"]]
-        return {**super().__getstate__(), "own": {name: getattr(self, name) for name in own}, "trained": trained}
+        return {
+            **super().__getstate__(),
+            "own": {name: getattr(self, name) for name in own},
+            "mode": self._held.mode,
+            "trained": trained,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        own, trained = state.pop("own", None), state.pop("trained", [])
+        own, mode, trained = state.pop("own", None), state.pop("mode", "freeze"), state.pop("trained", [])
         super().__setstate__(state)
         if own is not None:  # a copy, or from another process: without the module, so without what follows it
             self.__dict__.update(own)
-            self._module, self._statistics, self._frozen_statistics, self._ready, self._all = (
-                None,
-                {},
-                False,
-                True,
-                False,
-            )
+            self._held, self._ready = Holding(None, mode, frozen_statistics=False), True
             for p, is_trained in zip((p for group in self.param_groups for p in group["params"]), trained, strict=True):
                 p.held_back = is_trained
             self._index()
             self._next()
-
-
-def _unit(direction: Tensor) -> Tensor:
-    size = full(direction).norm()
-    return direction / size if size > 0 else torch.zeros_like(direction)
-
-
-def shape_scale(shape: Any, how: str) -> float:
-    """The factor of lr for a spectral step of a matrix (rows, columns)."""
-    rows, columns = shape
-    if how == "original":
-        return math.sqrt(max(1.0, rows / columns))
-    return 0.2 * math.sqrt(max(rows, columns)) if how == "match_rms_adamw" else 1.0
-
-
-def _is_sharded(p: Tensor) -> bool:
-    return hasattr(p, "device_mesh")
 
 
 def _generators(device: torch.device) -> list[Tensor]:

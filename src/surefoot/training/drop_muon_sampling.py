@@ -248,8 +248,8 @@ class Auto:
 
     Args:
         least_gain: saving, predicted from times, below which every layer is updated.
-        probe_every: steps between two estimates of the smoothness, after those at steps 4 and 20. One costs a gradient and two
-            orthogonalisations more, on the same batch.
+        probe_every: steps between two estimates of the smoothness; the first is taken after half as many. One costs a gradient and two
+            orthogonalisations more, on the same batch, so that estimating takes about 2 % of the time at most, in short runs, too.
         costs: (C_f, c_0, ..., c_{b-1}) in any unit; None measures them.
         rounds: so often a cutoff is timed (after a step that warms up) before its time counts.
         suffix: False draws each layer alone, with P_i = L_i / max L.
@@ -279,7 +279,7 @@ class Auto:
 
     def probes(self, k: int) -> bool:
         """Whether the smoothness is estimated at step k."""
-        return k > 0 and (k % self.probe_every == 0 or (k in (4, 20) and k < self.probe_every))
+        return k > 0 and (k % self.probe_every == 0 or k == self.probe_every // 2)
 
     def inclusion(self, smoothness: Any) -> Array:
         """P (b,): the optimum, no layer below `least_inclusion`."""

@@ -7,15 +7,74 @@ secants along the steps taken, hence estimates from below, and never a premise o
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-__all__ = ["KEPT", "current", "generalised", "sizes"]
+from surefoot.numerics.spectral_matrix import (
+    NORMS,
+    as_matrix,
+    dual_norm,
+    nearly_dual_norm,
+    nearly_primal_norm,
+    primal_norm,
+)
+from surefoot.training.drop_muon_distributed import full
+from surefoot.training.drop_muon_update import norm_of, shape_scale
+
+__all__ = ["KEPT", "Point", "current", "generalised", "secants", "sizes", "snapshot"]
 
 KEPT = 64
 RECENT = 5
+
+
+@dataclass(frozen=True)
+class Point:
+    """A parameter, the norm in which a step of it has length lr, the scale of that length by shape, and its weights and gradient at a moment."""
+
+    parameter: Tensor
+    norm: Any
+    scale: float
+    weights: Tensor
+    gradient: Tensor
+
+
+def snapshot(groups: Iterable[Mapping[str, Any]]) -> list[Point]:
+    """Parameters by which smoothness is judged. AdamW and SGD take no steps of a norm: a layer that only they train has no constant of its own."""
+    found = []
+    for group in groups:
+        for p in group["params"]:
+            norm = norm_of(group, p)
+            if norm in NORMS and p.grad is not None:
+                scale = shape_scale(as_matrix(p).shape, group["scale"]) if norm == "spectral" else 1.0
+                found.append(Point(p, norm, scale, full(p.detach()).clone(), full(p.grad).clone()))
+    return found
+
+
+def secants(
+    before: Sequence[Point], layer: Mapping[Tensor, int], layers: int, *, exact: bool
+) -> list[tuple[float, float] | None]:
+    """``(|g_i|*, Lhat_i)`` a layer, from the gradients that parameters had and have on the same batch; None for layers that did not move.
+
+    A layer's norm is the largest of its parameters' (in units of one lr), so its dual is their sum.
+    """
+    dual, length = (dual_norm, primal_norm) if exact else (nearly_dual_norm, nearly_primal_norm)
+    size, change, moved = ([0.0] * layers for _ in range(3))
+    for point in before:
+        p, i, scale = point.parameter, layer[point.parameter], point.scale
+        if p.grad is None:
+            continue
+        size[i] += scale * float(dual(point.gradient, point.norm))
+        change[i] += scale * float(dual(full(p.grad) - point.gradient, point.norm))
+        moved[i] = max(moved[i], float(length(full(p.detach()) - point.weights, point.norm)) / scale)
+    return [
+        (size[i], change[i] / moved[i]) if moved[i] > 0 and math.isfinite(change[i]) else None for i in range(layers)
+    ]
 
 
 def current(pairs: Sequence[Sequence[tuple[float, float]]]) -> list[float] | None:

@@ -1,6 +1,6 @@
 """Learning rate and momentum from a few Lanczos steps now and then, as a torch scheduler.
 
-    scheduler = CurvatureScheduler(optimizer, model, inputs, targets, batch=128)
+    scheduler = CurvatureScheduler(optimizer, model, inputs, targets, batch=128, epochs=epochs)
     for epoch in range(epochs):
         train_one_epoch(...)
         scheduler.step()
@@ -30,28 +30,28 @@ __all__ = ["CurvatureScheduler", "Learned", "learned_rate", "line_search_rate", 
 
 Rule = Literal["heavy-ball", "descent", "nesterov"]
 Policy = Literal["steady", "spectrum"]
+Statistics = Literal["running", "batch"]
 Typical = Literal["median", "minimum"]
-MOST_GROWTH, CAP, LOOSE = (
-    4.0,
-    0.9,
-    0.1,
-)  # of the rate a refresh; of the stable rate; Ritz bound that is no good any more
-CONDITION, MARGIN = (
-    1600.0,
-    0.3,
-)  # "steady": L / mu, a momentum of 0.905; part of the stable rate, since batches and weights differ
+MOST_GROWTH = 4.0  # of the rate, a refresh
+CAP, LOOSE = 0.9, 0.1  # part of the stable rate; Ritz bound, against L, that is no good any more
+CONDITION = 1600.0  # "steady": L / mu; Nesterov's momentum is then 0.951
+DECAYING, HELD = 0.9, 0.6  # "steady": the rate times L where the rate decays in the end, and where it never does
+MARGIN = 0.3  # "steady" without Nesterov's switch: part of the stable rate
+HALF, LEAST = 0.5, 0.05  # part of the epochs from which on the rate falls linearly; of the rate, at least
+ROWS, KICK = 32, 0.3  # curvature rows at least; the random part of a later start, against the last top vector
 DOMINANT = 0.5  # weight above which a Ritz value is the spike of flat directions
 
 
 @dataclass(frozen=True)
 class Learned:
-    """What a refresh found: ``L``, ``mu``, the rate and momentum that follow, and whether the fallback ``1 / L`` was taken."""
+    """What a refresh found: ``L``, ``mu``, the rate (before decay) and momentum that follow, whether the fallback ``1 / L`` was taken, and Nesterov's switch."""
 
     largest: float
     typical: float
     rate: float
     momentum: float
     fallback: bool = False
+    nesterov: bool = False
 
 
 def typical_curvature(ritz: Tensor, weights: Tensor, how: Typical = "median") -> float:
@@ -105,33 +105,40 @@ def line_search_rate(operator: CurvatureOperator, gradient: Tensor) -> float:
 class CurvatureScheduler:
     """Sets ``lr`` and ``momentum`` of an SGD optimiser from the curvature at the present weights.
 
-    A refresh makes ``steps`` products with the curvature of a fixed part of the data. Where that part is larger than a training batch, the top eigenvalue is
-    moved to the batch's size by its variance along the top direction: a large part alone would overestimate the rate. Then, by ``policy``:
+    A refresh makes ``steps`` products with the curvature of a fresh random batch of ``rows`` rows. With as many rows as a training batch has, its top
+    eigenvalue is one of the training batches' own; with more, it is moved to the batch's size by its variance along the top direction (a large part
+    alone would overestimate the rate). Then, by ``policy``:
 
-    - ``steady`` takes the largest L of all refreshes (the loss's curvature vanishes with the loss, and a rate that follows it down leaves the basin), the
-      momentum of a condition number of 1,600 and the rate ``0.3 * 2 (1 + m) / L``; constants found on digits, not derived;
-    - ``spectrum`` takes rate and momentum from L and the typical curvature ``mu`` of the Ritz values (heavy ball; Nesterov for such groups), the rate at most
+    - ``steady``: Nesterov's rule ``rate = 0.9 / L`` at the largest L met so far (the loss's curvature vanishes with the loss, and a rate that follows it
+      down leaves the basin), the momentum of a condition number of 1,600, and, where ``epochs`` is given, a linear fall to 5 % over their second half.
+      Without ``epochs`` the rate is ``0.6 / L`` for good. The groups' Nesterov switch is set; where they have none, or dampening, it is the heavy ball of
+      that condition number at 0.3 of its stable rate;
+    - ``spectrum``: rate and momentum from L and the typical curvature ``mu`` of the Ritz values (heavy ball; Nesterov for such groups), the rate at most
       ``0.9 * 2 (1 + m) / L``; it falls back to ``1 / L`` where ``mu`` is not positive or the residual exceeds 10 % of L.
 
     The rate grows by at most ``growth`` a refresh.
 
     Args:
-        optimizer: a torch SGD (any with ``lr`` and ``momentum`` in its groups). Nesterov groups get the Nesterov rule.
-        model: put into eval mode during a refresh, and back.
-        inputs, targets: data rows; a random part of ``rows`` is kept for the curvature, the same at every refresh.
+        optimizer: a torch SGD (any with ``lr`` and ``momentum`` in its groups). For "spectrum", Nesterov groups get the Nesterov rule.
+        model: put into eval mode during a refresh, and back; see ``statistics`` for batch normalisation.
+        inputs, targets: the training data's rows, or a part of them.
         criterion: see `row_losses`.
         batch: rows of a training batch.
+        epochs: calls of `step` in the whole training, for the final decay; None knows no end.
         policy: see above.
-        every: epochs (calls of `step`) between refreshes; 0 refreshes at doubling intervals, which costs a few refreshes for any length.
+        every: epochs (calls of `step`) between refreshes; 0 refreshes at doubling intervals, which costs a few refreshes for any length. Once the rate
+            falls there are none.
         warmup: epochs before the first one.
-        rows: of the curvature batch.
-        steps: Lanczos steps.
+        rows: of the curvature batch; None takes those of a training batch, at least 32.
+        steps: Lanczos steps; two thirds of them for "steady" once there is a top vector to start from.
         typical: "spectrum" only: rule of `typical_curvature`.
         kind: "hessian" or "ggn".
         population: N of the training data; None takes the number of rows given.
         weight_decay: of plain descent, added to the curvature; None reads the first group's.
         growth: the rate is multiplied by at most this in a refresh.
-        seed: of the part of the data and of the start vector.
+        statistics: batch normalisation inside the products: "running" uses its running statistics; "batch" normalises by the curvature batch itself, as
+            training does, in ghost batches of ``batch`` rows; the running statistics stay as they are.
+        seed: of the curvature batches and of the start vector.
 
     Example:
         >>> net = nn.Linear(3, 1); opt = torch.optim.SGD(net.parameters(), lr=0.01)
@@ -142,9 +149,10 @@ class CurvatureScheduler:
 
     def __init__(
         self, optimizer: torch.optim.Optimizer, model: nn.Module, inputs: Tensor, targets: Tensor,
-        criterion: str | nn.Module | Criterion = "cross-entropy", *, batch: int, policy: Policy = "steady", every: int = 0, warmup: int = 1,
-        rows: int = 128, steps: int = 8, typical: Typical = "median", kind: Kind = "hessian", population: int | None = None,
-        weight_decay: float | None = None, growth: float = MOST_GROWTH, seed: int = 5,
+        criterion: str | nn.Module | Criterion = "cross-entropy", *, batch: int, epochs: int | None = None, policy: Policy = "steady",
+        every: int = 0, warmup: int = 1, rows: int | None = None, steps: int = 6, typical: Typical = "median", kind: Kind = "hessian",
+        population: int | None = None, weight_decay: float | None = None, growth: float = MOST_GROWTH, statistics: Statistics = "running",
+        seed: int = 5,
     ) -> None:  # fmt: skip
         if any("momentum" not in group for group in optimizer.param_groups):
             raise ValueError(f"{type(optimizer).__name__} has no momentum to set; give a torch.optim.SGD")
@@ -153,39 +161,53 @@ class CurvatureScheduler:
             ("every", every, 0),
             ("warmup", warmup, 0),
             ("steps", steps, 2),
+            ("epochs", 1 if epochs is None else epochs, 1),
+            ("rows", ROWS if rows is None else rows, 1),
         ):
             if value < least:
                 raise ValueError(f"{name} is {value}; expected at least {least}")
+        if len(inputs) < 2 or len(inputs) != len(targets):
+            raise ValueError(
+                f"there are {len(inputs)} inputs and {len(targets)} targets; expected as many, at least two"
+            )
         total = len(inputs) if population is None else population
         law.effective_batch(batch, total)
-        if policy not in get_args(Policy):
-            raise ValueError(f"policy is {policy!r}; expected one of {', '.join(get_args(Policy))}")
+        for name, chosen, known in (("policy", policy, Policy), ("statistics", statistics, Statistics)):
+            if chosen not in get_args(known):
+                raise ValueError(f"{name} is {chosen!r}; expected one of {', '.join(get_args(known))}")
         if growth <= 1:
             raise ValueError(f"growth is {growth}; expected more than 1")
         self.optimizer, self.model, self.criterion = optimizer, model, criterion
-        self.batch, self.every, self.warmup, self.steps = batch, every, warmup, steps
+        self.batch, self.epochs, self.every, self.warmup, self.steps = batch, epochs, every, warmup, steps
         self.population, self.growth = total, growth
         self.typical: Typical = typical
         self.kind: Kind = kind
-        self.weight_decay, self.streams, self.policy = weight_decay, Streams(seed), policy
-        chosen = torch.from_numpy(self.streams.numpy("rows").permutation(len(inputs))[: max(2, rows)])
-        self.inputs, self.targets = inputs[chosen], targets[chosen]
+        self.weight_decay, self.streams, self.policy, self.statistics = weight_decay, Streams(seed), policy, statistics
+        self.inputs, self.targets = inputs, targets
+        self.rows = min(max(ROWS, batch) if rows is None else rows, len(inputs))
+        if statistics == "batch":  # whole ghost batches
+            self.rows = max(1, self.rows // batch) * batch
         self.epoch = 0
         self.history: list[Learned] = []
-        self._case: Curvature | None = None
+        self._top: Tensor | None = None  # the last top vector
 
     def step(self) -> Learned | None:
-        """End of an epoch; a refresh if it is due."""
+        """End of an epoch; a refresh if it is due, and the decay."""
         self.epoch += 1
         since = self.epoch - self.warmup
         due = since >= 0 and (since % self.every == 0 if self.every else (since + 1).bit_count() == 1)
-        return self.refresh() if due else None
+        falling = self.policy == "steady" and self.epochs is not None and self.epoch >= HALF * self.epochs
+        over = (self.history and falling) or self.epoch == self.epochs  # what is met then no longer matters
+        found = self.refresh() if due and not over else None
+        if found is None and self.history:
+            self._set(self.history[-1])
+        return found
 
     def refresh(self) -> Learned:
         """Measure now and set the groups.
 
         Raises:
-            ValueError: a model or data that `Curvature` refuses; weights that have diverged.
+            ValueError: a model or data whose curvature cannot be had; weights that have diverged.
         """
         modes = {module: module.training for module in self.model.modules()}
         self.model.eval()
@@ -194,48 +216,77 @@ class CurvatureScheduler:
         finally:
             for module, mode in modes.items():
                 module.training = mode
-        for group in self.optimizer.param_groups:
-            group["lr"], group["momentum"] = found.rate, found.momentum
         self.history.append(found)
+        self._set(found)
         return found
 
+    def _set(self, found: Learned) -> None:
+        rate = found.rate * self._decay()
+        for group in self.optimizer.param_groups:
+            group["lr"], group["momentum"] = rate, found.momentum
+            if found.nesterov:
+                group["nesterov"] = True
+
+    def _decay(self) -> float:
+        if self.policy != "steady" or self.epochs is None:
+            return 1.0
+        return max(LEAST, min(1.0, (1 - self.epoch / self.epochs) / (1 - HALF)))
+
     def _learn(self) -> Learned:
-        if self._case is None:  # the border's checks once; the model keeps its weights inside
-            self._case = Curvature(self.model, self.inputs, self.targets, self.criterion, self.kind, Plan((1,)), None)
-        case = self._case
         group = self.optimizer.param_groups[0]
         decay = group.get("weight_decay", 0.0) if self.weight_decay is None else self.weight_decay
-        operator = CurvatureOperator.of(case)
-        run = lanczos(operator, operator.start(self.streams.torch("start")), self.steps)
+        count = len(self.history)
+        chosen = self.streams.numpy("rows", count).choice(len(self.inputs), self.rows, replace=False)
+        chosen = torch.from_numpy(chosen).to(self.inputs.device)
+        x, y = self.inputs[chosen], self.targets[chosen]
+        ghost = self.batch if self.statistics == "batch" else 0
+        operator = CurvatureOperator(self.model, x, y, self.criterion, kind=self.kind, ghost=ghost)
+        start = operator.start(self.streams.torch("start", count))
+        steps = self.steps
+        if self.policy == "steady" and self._top is not None:
+            start = self._top + KICK * start / torch.linalg.vector_norm(start)
+            steps = max(2, 2 * steps // 3)
+        try:
+            run = lanczos(operator, start, steps)
+        except RuntimeError as error:  # a module without second derivatives
+            raise ValueError(
+                f"the curvature of this model and batch cannot be had: {type(error).__name__}: {str(error).splitlines()[0]}"
+            ) from error
+        if not bool(torch.isfinite(run.diagonal).all()):
+            raise ValueError("the curvature is not finite: the training has diverged; lower the rate and start again")
         ritz, vectors = run.eigen()
         place = int(ritz.abs().argmax())
         top, bound = float(ritz[place]), float(run.residual_bounds()[place])
-        if not math.isfinite(top):
-            raise ValueError("the curvature is not finite: the training has diverged; lower the rate and start again")
+        direction = run.basis[: run.steps].T @ vectors[:, place]
+        direction = direction / torch.linalg.vector_norm(direction)
+        self._top = direction
         largest = abs(top) + decay
-        if top > 0 and self.batch < len(self.inputs):
-            direction = run.basis[: run.steps].T @ vectors[:, place]
-            variance = directional_variance(case, direction / torch.linalg.vector_norm(direction))
-            share = max(0.0, 1 / self.batch - 1 / len(self.inputs))  # a part's batch is a batch of the whole, too
-            largest = law.moved_eigenvalue(top, variance * share, 1.0) + decay
+        if top > 0 and self.batch < self.rows and not ghost:
+            case = Curvature(self.model, x, y, self.criterion, self.kind, Plan((1,)), None)
+            share = 1 / self.batch - 1 / self.rows  # a part's batch is a batch of the whole, too
+            largest = law.moved_eigenvalue(top, directional_variance(case, direction) * share, 1.0) + decay
         mu = typical_curvature(ritz, vectors[0].square(), self.typical) + decay
-        rule: Rule = "nesterov" if group.get("nesterov") else "heavy-ball"
-        before = float(group["lr"])
-        fallback = not (0 < mu <= largest) or bound > LOOSE * largest
+        before = self.history[-1].rate if self.history else float(group["lr"])
         if largest <= 0:
             return Learned(0.0, mu, before, float(group["momentum"]), True)
         if self.policy == "steady":
-            largest = max([largest, *(h.largest for h in self.history)])
-            momentum = learned_rate(CONDITION, 1.0)[1]
-            rate = MARGIN * law.largest_rate(largest, "nesterov" if rule == "nesterov" else "sgd", momentum)
-            return Learned(largest, mu, min(rate, self.growth * before), momentum)
-        if fallback:
-            rate, momentum = 1 / largest, 0.0
+            return self._steady(max([largest, *(h.largest for h in self.history)]), mu, before)
+        rule: Rule = "nesterov" if group.get("nesterov") else "heavy-ball"
+        if not 0 < mu <= largest or bound > LOOSE * largest:
+            return Learned(largest, mu, min(1 / largest, self.growth * before), 0.0, True)
+        rate, momentum = learned_rate(largest, mu, rule)
+        stable = law.largest_rate(largest, "nesterov" if rule == "nesterov" else "sgd", momentum)
+        return Learned(largest, mu, min(rate, CAP * stable, self.growth * before), momentum)
+
+    def _steady(self, largest: float, mu: float, before: float) -> Learned:
+        switch = all("nesterov" in g and not g.get("dampening") for g in self.optimizer.param_groups)
+        if switch:
+            momentum = learned_rate(CONDITION, 1.0, "nesterov")[1]
+            rate = (HELD if self.epochs is None else DECAYING) / largest
         else:
-            rate, momentum = learned_rate(largest, mu, rule)
-            stable = law.largest_rate(largest, "nesterov" if rule == "nesterov" else "sgd", momentum)
-            rate = min(rate, CAP * stable)
-        return Learned(largest, mu, min(rate, self.growth * before), momentum, fallback)
+            momentum = learned_rate(CONDITION, 1.0)[1]
+            rate = MARGIN * law.largest_rate(largest, "sgd", momentum)
+        return Learned(largest, mu, min(rate, self.growth * before), momentum, nesterov=switch)
 
     def get_last_lr(self) -> list[float]:
         """The groups' present rates."""
