@@ -43,8 +43,8 @@ class Options:
     """Multiplies all published step lengths; short schedules want more."""
     points_rate: float = 5e-4
     """Step length of the points, in training units (the cameras' extent is 5)."""
-    start: Literal["auto", "ball", "facing"] = "auto"
-    """First convexes: balls, as published, or polygons that face the nearest camera; auto faces where points come from a depth map."""
+    start: Literal["auto", "ball", "sharp", "facing"] = "auto"
+    """First convexes: soft balls, as published, sharp ones, or polygons that face the nearest camera; auto faces where points come from a depth map."""
     size: float = 0.0
     """First radius, in spacings of the points; 0: the start's own."""
     opacity: float = 0.0

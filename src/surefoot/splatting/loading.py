@@ -190,7 +190,7 @@ def turntable_capture(photos: int = 16, size: int = 64, boxes: int = 6, seed: in
         shades.append(np.repeat(np.round(255 * color).astype(np.uint8)[None], 40, axis=0))
     return Capture(
         tuple(f"view-{i:02d}" for i in range(photos)), tuple(pictures), np.repeat(matrix[None], photos, axis=0), views,
-        tuple(range(0, photos, 4)), np.concatenate(points), np.concatenate(shades), (None,) * photos, focal=focal,
+        tuple(range(0, photos, 4)), np.concatenate(points), np.concatenate(shades), (None,) * photos, focal=focal, solid=True,
     )  # fmt: skip
 
 

@@ -35,6 +35,7 @@ NEAR = 0.2  # training units
 DULL = 0.2  # what an opacity is reset to
 FIRST = {  # sigma, opacity, delta, size of the first convexes
     "ball": (0.00095, 0.1, 0.1, 1.2),  # as published: soft and wide, so that sparse points find what lies between them
+    "sharp": (0.02, 0.5, 0.5, 1.2),  # balls with hard edges, for plain solids
     "facing": (2.0, 0.95, 4.0, 1.0),  # a picture's pixels, with edges soft enough to be seen by the gradient
 }
 
@@ -63,8 +64,8 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
         corners: K.
         degree: of the spherical harmonics; one more every `degree_every` steps.
         start: "ball" spreads a first convex's points over a ball, as published; "facing" makes it a regular polygon that faces the
-            nearest training camera, for points that lie as densely as the photos' pixels; "auto" faces where the capture knows the
-            spacing of its points (depth maps).
+            nearest training camera, for points that lie as densely as the photos' pixels; "sharp" is a ball with hard edges. "auto" faces where the capture knows the
+            spacing of its points (depth maps), and is sharp for plain solids (generated scenes).
         sigma, opacity, delta, size: the first ones (size in spacings of the points); 0 takes `FIRST`. Delta is times the spacing; with
             "facing" sigma and delta are what the nearest camera sees: z sigma, and z delta times a spacing's area in pixels, whatever
             the world's scale.
@@ -84,7 +85,7 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
     corners: int = 6
     degree: int = 0
     degree_every: int = 1000
-    start: Literal["auto", "ball", "facing"] = "auto"
+    start: Literal["auto", "ball", "sharp", "facing"] = "auto"
     sigma: float = 0.0
     opacity: float = 0.0
     delta: float = 0.0
@@ -182,7 +183,9 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
         unit = problem.unit
         points = (problem.points - problem.middle) / unit
         spacing = spacing_of(points) if problem.spacing is None else problem.spacing / unit
-        start = self.start if self.start != "auto" else "ball" if problem.spacing is None else "facing"
+        start = self.start
+        if start == "auto":
+            start = "sharp" if problem.solid else "ball" if problem.spacing is None else "facing"
         given = (self.sigma, self.opacity, self.delta, self.size)
         sigma, opacity, delta, size = (value or first for value, first in zip(given, FIRST[start], strict=True))
         planes = None
