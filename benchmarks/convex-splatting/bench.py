@@ -8,7 +8,13 @@ from harness import Bench, Side
 
 HERE = Path(__file__).resolve().parent
 OURS = Side("surefoot", HERE / "ours.py")
+TRAINING = Side("surefoot", HERE / "training.py")
 DENSE = Side("reference", HERE / "dense.py", label="float64, autograd; four rows, scaled to all")
+
+FACADE = {
+    "horizon": 700, "rate": 6.0, "split_every": 100, "split_from": 0, "split_until": 700, "most": 16_000, "reset_every": 0, "judge_every": 50,
+}  # fmt: skip
+BUDDHA = {**FACADE, "most": 8_000}
 
 
 def main(bench: Bench) -> None:
@@ -30,4 +36,23 @@ def main(bench: Bench) -> None:
         for row in rows:
             row["ratio"] = row["median_s"] / first
         bench.table("Threads", rows, says="Ratios to two threads.")
+    captures = {
+        "facade": ("sceaux", 4, ["100_7103.jpg", "100_7107.jpg"], FACADE),
+        "buddha": ("buddha", 4, ["00049.jpg"], BUDDHA),
+    }  # fmt: skip
+    for case, (place, reduce, test, trainer) in captures.items():
+        if not bench.wants(case) or bench.quick:
+            continue
+        if not data:
+            bench.note(f"without SUREFOOT_DATA the training on {case} is left out")
+            continue
+        asked = [{
+            "case": case, "data": str(data / "convex-splatting" / place), "reduce": reduce, "test": test, "trainer": trainer,
+            "render_threads": bench.threads,
+        }]  # fmt: skip
+        rows = [{**row, **row["value"], "value": None} for row in bench.paired([TRAINING], asked, repeats=1, warmups=0)]
+        bench.table(
+            f"Training: {case}", rows, says="One photo a step; PSNR in dB, means over photos.",
+            columns=["case", "size", "photos", "held_out", "steps", "convexes", "train_psnr", "held_out_psnr", "processor_s", "median_s"],
+        )  # fmt: skip
     bench.note("the peers on a GPU (gsplat, the published code) need nvcc and are not run here")

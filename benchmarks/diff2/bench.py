@@ -143,7 +143,11 @@ def train(bench: Bench, name: str) -> None:
             "query": ("DIFF2 with final query", 3.0, ours),
             "strict": ("DIFF2", 1.0, {**ours, "query_share": 0.0}),
             "loose": ("DIFF2", 5.0, {**ours, "query_share": 0.0}),
-            "noiseless": ("as good as no noise, nothing clipped", 1e5, {**plain, "clip_gradient": 100.0, "query_share": 0.0}),
+            "noiseless": (
+                "as good as no noise, nothing clipped",
+                1e5,
+                {**plain, "clip_gradient": 100.0, "query_share": 0.0},
+            ),
         }
         rounds, title = (
             (40 if bench.quick else ROUNDS),

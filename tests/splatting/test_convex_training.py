@@ -169,3 +169,44 @@ def test_stereo_sample_is_the_pair_examined():
     seen = pair.matrices[1] @ (pair.views[1, :3, :3] @ local + pair.views[1, :3, 3])
     disparity = 994.978 * 0.193001 / z - 31.086
     assert seen[0] / seen[2] == pytest.approx(column + 0.5 - disparity, abs=1e-9)
+
+
+def test_facing_start_covers_a_depth_map_and_knows_no_scale():
+    """A wall before one camera, one convex a pixel: its first render is the photo, whatever the world's unit."""
+    g = np.random.default_rng(3)
+    photo = np.repeat(np.repeat(g.uniform(0.2, 0.9, (6, 8, 3)), 4, axis=0), 4, axis=1).astype(np.float32)
+    matrix = np.array([[40.0, 0, 16], [0, 40.0, 12], [0, 0, 1]])
+    row, column = (i.ravel() for i in np.mgrid[0:6, 0:8])
+    for scale in (1.0, 50.0):
+        depth = np.full(48, 3.0 * scale)
+        across, down = (4 * column + 2 - 16) / 40 * depth, (4 * row + 2 - 12) / 40 * depth
+        wall = Capture(
+            ("wall",), (photo,), matrix[None], np.eye(4)[None], (), np.stack([across, down, depth], axis=1),
+            np.round(255 * photo[4 * row, 4 * column]).astype(np.uint8), (None,), focal=40.0, spacing=4 * depth / 40,
+        )  # fmt: skip
+        trainer = TrainConvexes(start="facing", corners=4, size=math.sqrt(0.5), delta=8.0, sigma=2.0, opacity=0.98)
+        state = trainer.init(wall, None, Streams(0))
+        shape = state.parameters["points"].numpy()
+        assert np.ptp(shape[:, :, 2], axis=1).max() < 1e-6  # parallel to the picture
+        width = np.ptp(shape[:, :, 0], axis=1) / shape[:, 0, 2] * 40
+        np.testing.assert_allclose(width, 4.0, rtol=1e-4)  # a spacing wide
+        image = show(trainer.answer(wall, state), np.eye(4), matrix, (32, 24)).image[0].numpy()
+        middles = np.abs(image[4 * row + 2, 4 * column + 2] - photo[4 * row + 2, 4 * column + 2])
+        assert middles.max() < 0.06
+
+
+def test_stereo_capture_shifts_the_left_photo():
+    pytest.importorskip("skimage", reason="scikit-image carries the pair (extra: samples)")
+    from surefoot.splatting.loading import stereo_capture
+
+    capture, pair = stereo_capture(2, 3)
+    assert capture.test == (4,)
+    assert len(capture.train) == 4
+    np.testing.assert_allclose(capture.photos[1][10, 20], pair.photos[0][20:22, 41:43].mean(axis=(0, 1)), atol=1e-6)
+    assert capture.matrices[1][0, 2] == pytest.approx(capture.matrices[0][0, 2] - 0.5)
+    # a point falls on a pixel of its colour, up to the texture of a block
+    shown = capture.points @ capture.matrices[0].T
+    column, row = np.floor(shown[:, :2] / shown[:, 2:]).astype(int).T
+    inside = (column < capture.photos[0].shape[1]) & (row < capture.photos[0].shape[0])
+    error = np.abs(capture.photos[0][row[inside], column[inside]] - capture.colors[inside] / 255)
+    assert np.median(error) < 0.03

@@ -43,14 +43,16 @@ class Options:
     """Multiplies all published step lengths; short schedules want more."""
     points_rate: float = 5e-4
     """Step length of the points, in training units (the cameras' extent is 5)."""
-    size: float = 1.2
-    """First radius, in spacings of the points."""
-    opacity: float = 0.5
-    """First opacity."""
-    sigma: float = 0.02
-    """First sharpness."""
-    delta: float = 0.5
-    """First smoothness times the spacing of the points."""
+    start: Literal["auto", "ball", "sharp", "facing"] = "auto"
+    """First convexes: soft balls, as published, sharp ones, or polygons that face the nearest camera; auto faces where points come from a depth map."""
+    size: float = 0.0
+    """First radius, in spacings of the points; 0: the start's own."""
+    opacity: float = 0.0
+    """First opacity; 0: the start's own."""
+    sigma: float = 0.0
+    """First sharpness; 0: the start's own."""
+    delta: float = 0.0
+    """First smoothness times the spacing of the points; 0: the start's own."""
     rule: Literal["share", "threshold"] = "share"
     """Split a share of the convexes, or those above the published threshold (which depends on the photos' size)."""
     split_share: float = 0.06
@@ -77,7 +79,7 @@ class Options:
     """"paper" renders as the published code does (see the page)."""
     sample: Literal["stereo", "turntable"] = "stereo"
     """Without input: the stereo pair, or a generated turntable."""
-    stride: int = 5
+    stride: int = 3
     """Stereo sample: one point for so many pixels along each axis."""
     shapes: int = 400
     """One picture as input: so many convexes draw it (its longer side is at most 400 pixels, or as `reduce` says)."""
@@ -159,7 +161,7 @@ def method(options: Options) -> Any:
     settings = Settings(threshold=options.threshold, threads=options.render_threads, compat=options.compat)
     until = options.split_until or (6 * options.steps) // 10
     return TrainConvexes(
-        horizon=options.steps, corners=options.corners, degree=options.degree, degree_every=options.degree_every, sigma=options.sigma,
+        horizon=options.steps, corners=options.corners, start=options.start, degree=options.degree, degree_every=options.degree_every, sigma=options.sigma,
         opacity=options.opacity, delta=options.delta, size=options.size, points_rate=options.points_rate, rate=options.rate, rule=options.rule,
         split_share=options.split_share, split_threshold=options.split_threshold, split_every=options.split_every,
         split_from=options.split_from, split_until=until, most=options.most, reset_every=options.reset_every, settings=settings,
@@ -254,10 +256,10 @@ CARD = System(
     presets={
         "default": Options(),
         "tour": Options(
-            steps=50, reduce=2, stride=5, size=1.7, sigma=0.1, opacity=0.95, rate=5.0, points_rate=1e-4, split_from=50
+            steps=12, reduce=2, stride=3, corners=4, rate=20.0, points_rate=4e-5, split_from=12,
         ),
         "paper": Options(
-            compat="paper", steps=30_000, rate=1.0, opacity=0.1, sigma=0.00095, delta=0.1, rule="threshold", degree=3, split_every=200,
+            compat="paper", steps=30_000, rate=1.0, start="ball", rule="threshold", degree=3, split_every=200,
             split_from=500, split_until=9000, reset_every=3000, most=10_000_000,
         ),
     },

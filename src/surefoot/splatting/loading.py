@@ -99,35 +99,52 @@ def capture_of(
     )  # fmt: skip
 
 
-def _blocks(image: Array, size: int) -> Array:
+def _cells(image: Array, size: int) -> Array:
+    """Blocks of `size` pixels, ``(rows, columns, size^2, ...)``; what is left over at the right and below is cut."""
     rows, columns = image.shape[0] // size, image.shape[1] // size
     cut = image[: rows * size, : columns * size].reshape(rows, size, columns, size, *image.shape[2:])
-    return cut.mean(axis=(1, 3)).astype(np.float32)
+    return np.moveaxis(cut, 2, 1).reshape(rows, columns, size * size, *image.shape[2:])
+
+
+def _blocks(image: Array, size: int) -> Array:
+    return _cells(image, size).mean(axis=2).astype(np.float32)
 
 
 def stereo_capture(reduce: int, stride: int) -> tuple[Capture, StereoPair]:
-    """The left photo to train on, the right one held out; the points are each `stride`-th pixel of the left photo at its depth.
+    """The left photo to train on, the right one held out; one point for each block of `stride` pixels of the left photo, at its depth.
 
-    What counts of the right photo is what the left one sees (where a pixel of the left photo falls on it).
+    The left photo comes as several: averaged over blocks that start at its first pixel, half a block further right, down, and both, so that
+    training sees what lies between the pixels of one reduced photo. What counts of the left photo is what has a depth, of the right one
+    what the left one sees (where a pixel of the left photo falls on it).
     """
     pair = motorcycle()
-    height, width = pair.depth.shape
-    rows, columns = np.mgrid[stride // 2 : height : stride, stride // 2 : width : stride]
-    rows, columns = rows.ravel(), columns.ravel()
-    z = pair.depth[rows, columns]
-    known = np.isfinite(z)
-    rows, columns, z = rows[known], columns[known], z[known]
-    matrix = pair.matrices[0]
-    points = np.stack(
-        [(columns + 0.5 - matrix[0, 2]) / matrix[0, 0] * z, (rows + 0.5 - matrix[1, 2]) / matrix[1, 1] * z, z], axis=1
-    )
-    colors = np.round(255 * pair.photos[0][rows, columns]).astype(np.uint8)
-    matrices = pair.matrices.copy()
-    matrices[:, :2] /= reduce
+    matrix, known = pair.matrices[0], np.isfinite(pair.depth)
+    share = _blocks(known.astype(float), stride)
+    rows, columns = np.nonzero(share >= 0.5)
+    depth = np.nanmedian(_cells(pair.depth, stride)[rows, columns], axis=1)
+    across, down = (columns + 0.5) * stride - matrix[0, 2], (rows + 0.5) * stride - matrix[1, 2]
+    points = np.stack([across / matrix[0, 0] * depth, down / matrix[1, 1] * depth, depth], axis=1)
+    colors = np.round(255 * _blocks(pair.photos[0], stride)[rows, columns]).astype(np.uint8)
+
+    photos, matrices, masks, names = [], [], [], []
+    half = reduce // 2
+    for name, low, along in (("", 0, 0), (", right", 0, half), (", down", half, 0), (", both", half, half))[
+        : 4 if half else 1
+    ]:
+        moved = matrix.copy()
+        moved[:2, 2] -= [along, low]
+        moved[:2] /= reduce
+        photos.append(_blocks(pair.photos[0][low:, along:], reduce))
+        masks.append((_blocks(known[low:, along:].astype(float), reduce) > 0.5).astype(np.float32))
+        matrices.append(moved)
+        names.append(f"left{name}")
+    right = pair.matrices[1].copy()
+    right[:2] /= reduce
     covered = (_blocks(pair.covered, reduce) > 0.5).astype(np.float32)
+    views = np.concatenate([np.repeat(pair.views[:1], len(names), axis=0), pair.views[1:]])
     return Capture(
-        ("left", "right"), tuple(_blocks(p, reduce) for p in pair.photos), matrices, pair.views, (1,), points, colors,
-        (None, covered), focal=float(matrix[0, 0]), spacing=stride * z / float(matrix[0, 0]),
+        (*names, "right"), (*photos, _blocks(pair.photos[1], reduce)), np.stack([*matrices, right]), views, (len(names),), points, colors,
+        (*masks, covered), focal=float(matrix[0, 0]), spacing=stride * depth / float(matrix[0, 0]),
     ), pair  # fmt: skip
 
 
@@ -173,7 +190,7 @@ def turntable_capture(photos: int = 16, size: int = 64, boxes: int = 6, seed: in
         shades.append(np.repeat(np.round(255 * color).astype(np.uint8)[None], 40, axis=0))
     return Capture(
         tuple(f"view-{i:02d}" for i in range(photos)), tuple(pictures), np.repeat(matrix[None], photos, axis=0), views,
-        tuple(range(0, photos, 4)), np.concatenate(points), np.concatenate(shades), (None,) * photos, focal=focal,
+        tuple(range(0, photos, 4)), np.concatenate(points), np.concatenate(shades), (None,) * photos, focal=focal, solid=True,
     )  # fmt: skip
 
 

@@ -41,35 +41,38 @@ def start_parameters(
     points: Array,
     colors: Array,
     corners: int,
-    sigma: float,
+    sigma: float | Array,
     degree: int,
     opacity: float = OPACITY,
-    delta: float = 0.1,
+    delta: float | Array = 0.1,
     spacing: Array | None = None,
     size: float = SIZE,
+    planes: Array | None = None,
 ) -> dict[str, Tensor]:
     """One convex a point, as large as the distance to its three nearest neighbours.
 
     Args:
         points, colors: ``(m, 3)`` and 8-bit ``(m, 3)``.
         corners: K.
-        sigma: sharpness of all.
+        sigma: sharpness of all, or ``(m,)``.
         degree: of the spherical harmonics that are kept (0 to 3).
-        delta: smoothness times the spacing.
+        delta: smoothness times the spacing, of all or ``(m,)``.
         spacing: ``(m,)``; None takes the root mean square of the distances to the three nearest.
         size: radius, in spacings.
+        planes: ``(m, 2, 3)``; regular polygons in the planes of these two unit vectors. None: points spread over a ball.
     """
-    apart = np.maximum(_spacing(points) if spacing is None else spacing, LEAST_SPACING)
-    shape = points[:, None] + size * apart[:, None, None] * directions(corners)
+    apart = np.maximum(spacing_of(points) if spacing is None else spacing, LEAST_SPACING)
+    spread = directions(corners)[None] if planes is None else polygon(corners) @ planes
+    shape = points[:, None] + size * apart[:, None, None] * spread
     number = len(points)
 
     def tensor(values: Any) -> Tensor:
-        return torch.as_tensor(np.ascontiguousarray(values), dtype=torch.float32)
+        return torch.from_numpy(np.array(values, dtype=np.float32))
 
     return {
         "points": tensor(shape),
         "log_delta": tensor(np.log(delta / apart)),
-        "log_sigma": torch.full((number,), math.log(sigma)),
+        "log_sigma": tensor(np.log(sigma) + np.zeros(number)),
         "opacity_logit": torch.full((number,), math.log(opacity / (1 - opacity))),
         "sh0": tensor((colors / 255.0 - 0.5) / SH0),
         "sh_rest": torch.zeros(number, (degree + 1) ** 2 - 1, 3),
@@ -77,7 +80,13 @@ def start_parameters(
     }
 
 
-def _spacing(points: Array) -> Array:
+def polygon(corners: int) -> Array:
+    """A regular polygon on the unit circle, ``(corners, 2)``; four corners make an upright square."""
+    turn = 2 * math.pi * (np.arange(corners) + 0.5) / corners
+    return np.stack([np.cos(turn), np.sin(turn)], axis=1)
+
+
+def spacing_of(points: Array) -> Array:
     """Root mean square of the distances to the three nearest."""
     from scipy.spatial import KDTree
 

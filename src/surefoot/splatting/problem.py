@@ -29,6 +29,7 @@ class Capture:
         masks: ``(height, width)`` (1 counts) or None, for each photo.
         background: colour behind everything.
         focal: focal length of the photos before they were reduced: delta holds there.
+        solid: plain solids with hard edges, as generated scenes are.
         spacing: ``(m,)`` between the points, world units, where it is known; else it is measured.
     """
 
@@ -43,6 +44,7 @@ class Capture:
     background: tuple[float, float, float] = (0.0, 0.0, 0.0)
     focal: float = 0.0
     spacing: Array | None = None
+    solid: bool = False
     _hash: list[str] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:

@@ -24,7 +24,7 @@ from surefoot.core.certificate import Certificate
 from surefoot.core.method import Look, Method, State
 from surefoot.core.random import Streams
 from surefoot.numerics.images import psnr, ssim
-from surefoot.splatting.model import NAMES, keep, render, split, start_parameters
+from surefoot.splatting.model import NAMES, keep, render, spacing_of, split, start_parameters
 from surefoot.splatting.problem import Capture, Trained
 from surefoot.splatting.rasterize import Settings
 
@@ -33,6 +33,11 @@ __all__ = ["TrainConvexes", "TrainState"]
 BETAS, EPSILON = (0.9, 0.999), 1e-15
 NEAR = 0.2  # training units
 DULL = 0.2  # what an opacity is reset to
+FIRST = {  # sigma, opacity, delta, size of the first convexes
+    "ball": (0.00095, 0.1, 0.1, 1.2),  # as published: soft and wide, so that sparse points find what lies between them
+    "sharp": (0.02, 0.5, 0.5, 1.2),  # balls with hard edges, for plain solids
+    "facing": (2.0, 0.95, 4.0, 1.0),  # a picture's pixels, with edges soft enough to be seen by the gradient
+}
 
 
 @dataclass(kw_only=True)
@@ -58,8 +63,12 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
         horizon: steps.
         corners: K.
         degree: of the spherical harmonics; one more every `degree_every` steps.
-        sigma: first sharpness.
-        opacity, delta, size: the first ones (delta times the spacing of the points, size in spacings).
+        start: "ball" spreads a first convex's points over a ball, as published; "facing" makes it a regular polygon that faces the
+            nearest training camera, for points that lie as densely as the photos' pixels; "sharp" is a ball with hard edges. "auto" faces where the capture knows the
+            spacing of its points (depth maps), and is sharp for plain solids (generated scenes).
+        sigma, opacity, delta, size: the first ones (size in spacings of the points); 0 takes `FIRST`. Delta is times the spacing; with
+            "facing" sigma and delta are what the nearest camera sees: z sigma, and z delta times a spacing's area in pixels, whatever
+            the world's scale.
         points_rate, ...: step lengths of Adam; the points' falls to a hundredth over the horizon. `rate` multiplies all.
         rule: "share" splits the `split_share` with the largest |dL/dsigma| (none below the published threshold's sign is needed);
             "threshold" splits those whose signed mean exceeds `split_threshold`, as published.
@@ -76,10 +85,11 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
     corners: int = 6
     degree: int = 0
     degree_every: int = 1000
-    sigma: float = 0.00095
-    opacity: float = 0.1
-    delta: float = 0.1
-    size: float = 1.2
+    start: Literal["auto", "ball", "sharp", "facing"] = "auto"
+    sigma: float = 0.0
+    opacity: float = 0.0
+    delta: float = 0.0
+    size: float = 0.0
     points_rate: float = 5e-4
     delta_rate: float = 0.005
     sigma_rate: float = 0.0045
@@ -115,18 +125,14 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
             raise ValueError(f"degree is {self.degree}; expected 0 to 3")
         if self.horizon < 1 or self.split_every < 1 or self.judge_every < 1:
             raise ValueError("horizon, split_every and judge_every must be at least 1")
-        if not 0 < self.split_share <= 1 or not 0 < self.opacity < 1 or not self.sigma > 0 or not self.delta > 0:
-            raise ValueError("expected split_share and opacity in (0, 1), sigma and delta positive")
+        if not 0 < self.split_share <= 1 or not 0 <= self.opacity < 1 or min(self.sigma, self.delta, self.size) < 0:
+            raise ValueError(
+                "expected split_share and opacity in (0, 1), sigma, delta and size positive (or 0, the start's own)"
+            )
 
     # ---- the five verbs -------------------------------------------------------------------------------------
     def init(self, problem: Capture, start: Trained | None, streams: Streams) -> TrainState:
-        if start is not None:
-            parameters = self._from_world(problem, start)
-        else:
-            parameters = start_parameters(
-                (problem.points - problem.middle) / problem.unit, problem.colors, self.corners, self.sigma, self.degree, self.opacity,
-                self.delta, None if problem.spacing is None else problem.spacing / problem.unit, self.size,
-            )  # fmt: skip
+        parameters = self._first(problem) if start is None else self._from_world(problem, start)
         number = len(parameters["points"])
         zeros = [{n: torch.zeros_like(p) for n, p in parameters.items()} for _ in range(2)]
         state = TrainState(
@@ -171,6 +177,30 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
         from surefoot.splatting.certify import certify_scene
 
         return certify_scene(problem, self.answer(problem, state), self.seed_evidence)
+
+    def _first(self, problem: Capture) -> dict[str, Tensor]:
+        """One convex a point."""
+        unit = problem.unit
+        points = (problem.points - problem.middle) / unit
+        spacing = spacing_of(points) if problem.spacing is None else problem.spacing / unit
+        start = self.start
+        if start == "auto":
+            start = "sharp" if problem.solid else "ball" if problem.spacing is None else "facing"
+        given = (self.sigma, self.opacity, self.delta, self.size)
+        sigma, opacity, delta, size = (value or first for value, first in zip(given, FIRST[start], strict=True))
+        planes = None
+        if start == "facing":
+            from scipy.spatial import KDTree
+
+            train = list(problem.train)
+            places = (problem.places[train] - problem.middle) / unit
+            nearest = np.asarray(KDTree(places).query(points)[1])
+            axes = problem.views[train][nearest, :3, :3]
+            depth = np.maximum(np.einsum("nj,nj->n", axes[:, 2], points - places[nearest]), NEAR)
+            planes, sigma, delta = axes[:, :2], sigma / depth, delta * depth / (problem.focal**2 * spacing)
+        return start_parameters(
+            points, problem.colors, self.corners, sigma, self.degree, opacity, delta, spacing, size, planes
+        )  # fmt: skip
 
     # ---- one step -------------------------------------------------------------------------------------------
     def _degree(self, k: int) -> int:
@@ -300,12 +330,14 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
     # ---- judging --------------------------------------------------------------------------------------------
     def _judge(self, problem: Capture, state: TrainState) -> float:
         """Mean PSNR over the held-out photos; infinite where there are none."""
-        found = []
-        with torch.no_grad():
-            for index in problem.test:
-                shown, _ = self._render(problem, state.parameters, index, state.k)
-                found.append(masked_psnr(shown.image[0], torch.from_numpy(problem.photos[index]), problem.masks[index]))
+        found = [self.judge_one(problem, state, index) for index in problem.test]
         return float(np.mean(found)) if found else math.inf
+
+    def judge_one(self, problem: Capture, state: TrainState, index: int) -> float:
+        """PSNR of one photo, in dB."""
+        with torch.no_grad():
+            shown, _ = self._render(problem, state.parameters, index, state.k)
+            return masked_psnr(shown.image[0], torch.from_numpy(problem.photos[index]), problem.masks[index])
 
     def _from_world(self, problem: Capture, scene: Trained) -> dict[str, Tensor]:
         unit = problem.unit
