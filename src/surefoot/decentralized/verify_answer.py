@@ -42,20 +42,29 @@ def _points(net: Network, dossier: Dossier) -> Array:
     return points
 
 
+def compare_table(dossier: Dossier, points: Array, gaps: Array, norms: Array, rounding: Any) -> None:
+    """Hold the table of nodes against what was computed from the answer.
+
+    Raises:
+        ValueError: what differs.
+    """
+    table = dossier.evidence["nodes.csv"]
+    if not np.array_equal(np.asarray(table["node"], float), np.arange(len(points))):
+        raise ValueError("the table does not list the nodes in their order")
+    scale = float(np.abs(points).max()) + 1e-300
+    if not np.allclose(np.asarray(table["gap"], float), gaps, rtol=1e-6, atol=64 * EPS * scale):
+        raise ValueError("the gaps in the table are not those of the answer")
+    if not np.allclose(np.asarray(table["gradient_norm"], float), norms, rtol=1e-6, atol=rounding):
+        raise ValueError("the gradient norms in the table are not those at the answer's mean")
+
+
 def _distances(net: Network, dossier: Dossier) -> tuple[float, float, float]:
     """Mean gradient's norm and the two distances, after comparing the table of nodes row by row."""
     points = _points(net, dossier)
     mean = points.sum(axis=0) / net.nodes
     local = local_gradients(net, mean)
     norms, gaps = np.sqrt((local**2).sum(axis=1)), np.sqrt(((points - mean) ** 2).sum(axis=1))
-    table = dossier.evidence["nodes.csv"]
-    if not np.array_equal(np.asarray(table["node"], float), np.arange(net.nodes)):
-        raise ValueError("the table does not list the nodes in their order")
-    scale = float(np.abs(points).max()) + 1e-300
-    if not np.allclose(np.asarray(table["gap"], float), gaps, rtol=1e-6, atol=64 * EPS * scale):
-        raise ValueError("the gaps in the table are not those of the answer")
-    if not np.allclose(np.asarray(table["gradient_norm"], float), norms, rtol=1e-6, atol=4 * net.rounding(mean)):
-        raise ValueError("the gradient norms in the table are not those at the answer's mean")
+    compare_table(dossier, points, gaps, norms, 4 * net.rounding(mean))
     size = float(np.sqrt((local.mean(axis=0) ** 2).sum())) + float(net.rounding(mean).mean())
     return size, size / net.mu, float(gaps.max())
 

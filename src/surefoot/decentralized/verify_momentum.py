@@ -13,7 +13,7 @@ import torch
 from surefoot.core.certificate import Claim, Kind
 from surefoot.core.verify import Dossier, Verdict, compare, refute
 from surefoot.decentralized.problem import Network, network
-from surefoot.decentralized.verify_answer import EPS
+from surefoot.decentralized.verify_answer import compare_table
 from surefoot.decentralized.verify_graph import design_excess, proved_slowness, rates_of
 from surefoot.decentralized.verify_rate import require_goal
 
@@ -125,14 +125,7 @@ def _answer(net: Network, dossier: Dossier) -> tuple[float, float]:
     at = torch.from_numpy(np.ascontiguousarray(mean))
     local = np.array([o.value_and_grad(at)[1].numpy() for o in net.objectives])
     gaps, norms = np.sqrt(((points - mean) ** 2).sum(axis=1)), np.sqrt((local**2).sum(axis=1))
-    table = dossier.evidence["nodes.csv"]
-    if not np.array_equal(np.asarray(table["node"], float), np.arange(net.nodes)):
-        raise ValueError("the table does not list the nodes in their order")
-    scale = float(np.abs(points).max()) + 1e-300
-    if not np.allclose(np.asarray(table["gap"], float), gaps, rtol=1e-6, atol=64 * EPS * scale):
-        raise ValueError("the gaps in the table are not those of the answer")
-    if not np.allclose(np.asarray(table["gradient_norm"], float), norms, rtol=1e-6, atol=1e-12):
-        raise ValueError("the gradient norms in the table are not those at the answer's mean")
+    compare_table(dossier, points, gaps, norms, 1e-12)
     return float(np.sqrt((local.mean(axis=0) ** 2).sum())), float(gaps.max())
 
 
