@@ -44,6 +44,8 @@ class Settings:
         threshold: contributions alpha below it are left out; 0 renders all of them.
         stop: a pixel is done once its transmittance is below it.
         near: a convex whose centroid is not beyond this depth is left out.
+        crossing: what happens to the others that reach behind the near plane: "clip" cuts them there, exactly, with the gradients that
+            follow; "cull" leaves out those with a point at a hundredth of `near` or before, and shows the others whole.
         focal: focal length (sqrt(fx fy), pixels) at which delta holds; at another one delta is scaled so that the image is the same at
             another resolution. None takes delta as it is.
         depth_gradient: whether the depth in sigmoid(-z sigma phi) is differentiated.
@@ -51,13 +53,14 @@ class Settings:
         threads: CPU threads; 0 takes all. They change no bit, of image or gradient.
         cull: False lists every convex for every tile (to see that this changes no pixel).
         compat: "paper" cuts supports by a square of tiles, drops the sample that would end a pixel, puts the principal point in the
-            middle, ignores the depth's gradient and the clamp's, weakens the points' gradient by half the image size, and does not
-            scale delta, as the published code does.
+            middle, ignores the depth's gradient and the clamp's, weakens the points' gradient by half the image size, projects
+            points behind the camera as they are, and does not scale delta, as the published code does.
     """
 
     threshold: float = 1.0 / 255.0
     stop: float = 1e-4
     near: float = 0.2
+    crossing: Literal["clip", "cull"] = "clip"
     focal: float | None = None
     depth_gradient: bool = True
     tile: int = 16
@@ -76,6 +79,8 @@ class Settings:
             raise ValueError(f"focal is {self.focal}; expected a positive number of pixels")
         if self.threads < 0:
             raise ValueError(f"threads is {self.threads}; expected 0 (all) or a positive number")
+        if self.crossing not in ("clip", "cull"):
+            raise ValueError(f'crossing is {self.crossing!r}; expected "clip" or "cull"')
         if self.compat not in ("", "paper"):
             raise ValueError(f'compat is {self.compat!r}; expected "" or "paper"')
 
@@ -106,11 +111,11 @@ def installed() -> bool:
 
 @cache
 def _kernels() -> Any:
-    """Warp and the kernels that walk convexes."""
+    """Warp, the kernels that walk convexes, and those that walk lists of tiles."""
     wp = start_warp()
-    from surefoot.splatting import warp_prepare
+    from surefoot.splatting import warp_lists, warp_prepare
 
-    return wp, warp_prepare
+    return wp, warp_prepare, warp_lists
 
 
 @cache
@@ -130,9 +135,9 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 @cache
 def _loaded(device: str, lanes: int) -> None:
     """Compile before the first launch from threads."""
-    wp, module = _kernels()
+    wp, module, lists = _kernels()
     shading = _shading(lanes)
-    for kernel in (module.prepare, shading.forward, shading.backward):
+    for kernel in (module.prepare, lists.list_rows, shading.forward, shading.backward):
         wp.load_module(kernel.module, device=device)
 
 
@@ -140,7 +145,7 @@ class _Launcher:
     """Launches over `dim` independent jobs; on the CPU in slabs from a pool of threads (a launch is one thread and frees the GIL)."""
 
     def __init__(self, device: torch.device, threads: int, lanes: int) -> None:
-        self.wp, self.module = _kernels()
+        self.wp, self.module, self.lists = _kernels()
         self.shading = _shading(lanes)
         self.device = "cpu" if device.type == "cpu" else f"cuda:{device.index or 0}"
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
@@ -226,8 +231,10 @@ def _prepare(
 ) -> _Frame:  # fmt: skip
     """`listed`: convexes whose alpha stays below it in a tile are not in the tile's list."""
     wp, module, array = launcher.wp, launcher.module, launcher.array
-    number, corners, cameras = len(points), points.shape[1], len(views)
+    number, cameras = len(points), len(views)
     total, device, tile = number * cameras, points.device, settings.tile
+    clip = settings.crossing == "clip" and settings.compat != "paper"
+    corners = _most_corners(points, views, settings.near) if clip else points.shape[1]
 
     def new(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.zeros(shape, dtype=dtype, device=device)
@@ -242,7 +249,7 @@ def _prepare(
     given = [
         array(points, wp.vec3), array(delta, wp.float32), array(sigma, wp.float32), array(opacity, wp.float32),
         array(views, wp.mat44), array(lenses, wp.vec4), array(sharpen, wp.float32), width, height, settings.near,
-        listed, published, tile,
+        listed, published, int(clip), tile,
     ]  # fmt: skip
     made = [
         array(p["edges"], wp.vec3), array(p["ring"], wp.int32), array(p["count"], wp.int32), array(p["origin"], wp.vec2),
@@ -276,7 +283,7 @@ def _prepare(
 
         def lists(fill: int, places: Tensor, ids: Tensor) -> None:
             targets = [fill, array(places, wp.int32), array(ids, wp.int32)]
-            launcher.over(module.list_rows, cameras * down, lambda first: [*common, first, *targets], slabs=4)
+            launcher.over(launcher.lists.list_rows, cameras * down, lambda first: [*common, first, *targets], slabs=4)
 
         lists(0, counts, nothing)
         torch.cumsum(counts, 0, dtype=whole, out=starts[1:])
@@ -286,18 +293,28 @@ def _prepare(
     else:
         counts, nothing = new(total, dtype=whole), new(1, dtype=whole)
         head = [0, array(counts, wp.int32), array(nothing, wp.int32), array(nothing, wp.int32)]
-        launcher.over(module.list_pairs, total, lambda first: [*common, first, *head])
+        launcher.over(launcher.lists.list_pairs, total, lambda first: [*common, first, *head])
         ends = torch.cumsum(counts, 0, dtype=whole)
         pairs = int(ends[-1])
         ids, where = new(max(pairs, 1), dtype=whole), new(max(pairs, 1), dtype=whole)
         tail = [1, array(ends - counts, wp.int32), array(ids, wp.int32), array(where, wp.int32)]
-        launcher.over(module.list_pairs, total, lambda first: [*common, first, *tail])
+        launcher.over(launcher.lists.list_pairs, total, lambda first: [*common, first, *tail])
         if pairs:
             where, place = torch.sort(where, stable=True)
             ids = ids[place]
             starts[1:] = torch.cumsum(torch.bincount(where, minlength=tiles), 0)
         each = 1
     return _Frame(launcher, settings, width, height, across, down, strips, each, p, starts, ids)
+
+
+def _most_corners(points: Tensor, views: Tensor, near: float) -> int:
+    """How many corners a shadow can have: K, or 3 K - 5 where the near plane cuts a convex (`warp_prepare.cut_hull`)."""
+    corners = points.shape[1]
+    depths = torch.einsum("cd,nkd->cnk", views[:, 2, :3], points) + views[:, 2, 3, None, None]
+    depths = depths - near
+    slack = 1e-4 * (near + depths.abs().amax(dim=2))
+    cut = (depths.amin(dim=2) < slack) & (depths.amax(dim=2) > -slack)
+    return max(corners, 3 * corners - 5) if bool(cut.any()) else corners
 
 
 class _Rasterize(torch.autograd.Function):
@@ -346,7 +363,7 @@ class _Rasterize(torch.autograd.Function):
         frame: _Frame = ctx.frame
         launcher, settings = frame.launcher, frame.settings
         wp, V, array = launcher.wp, launcher.shading.vector, launcher.array
-        number, corners, cameras = len(points), points.shape[1], len(views)
+        number, corners, cameras = len(points), frame.prepared["ring"].shape[1], len(views)
         d_image = d_image.contiguous()
         shape = d_left.shape
         behind = [frame.to_strips(background[:, c, None, None].expand(shape), 0.0) for c in range(3)]
@@ -372,15 +389,15 @@ class _Rasterize(torch.autograd.Function):
             each = -(-number * cameras // max(launcher.threads, 1))
             gather = [array(slots, wp.float32), array(frame.ids, wp.int32), pairs, each]
             adds = array(total, wp.float32)
-            launcher.over(launcher.module.gather_slots, launcher.threads, lambda first: [*gather, first, adds])
+            launcher.over(launcher.lists.gather_slots, launcher.threads, lambda first: [*gather, first, adds])
         else:
             total.index_add_(0, frame.ids[:pairs].long(), slots[:pairs])
         out = [torch.zeros_like(points), torch.zeros_like(delta), torch.zeros_like(sigma), torch.zeros_like(delta)]
         p = frame.prepared
         given = [
             array(points, wp.vec3), array(delta, wp.float32), array(sigma, wp.float32), array(views, wp.mat44),
-            array(lenses, wp.vec4), array(sharpen, wp.float32), frame.width, frame.height, frame.published,
-            int(settings.depth_gradient and not frame.published),
+            array(lenses, wp.vec4), array(sharpen, wp.float32), frame.width, frame.height, settings.near,
+            frame.published, int(settings.depth_gradient and not frame.published),
         ]  # fmt: skip
         made = [
             array(p["ring"], wp.int32), array(p["count"], wp.int32), array(p["origin"], wp.vec2), array(total, wp.float32),
@@ -404,7 +421,7 @@ def _bound(frame: _Frame, colors: Tensor, background: Tensor, left: Tensor, miss
         listed,
     ]  # fmt: skip
     out = array(tiles, wp.float32)
-    launcher.over(launcher.module.bound_unlisted, len(tiles), lambda first: [*given, first, out], slabs=8)
+    launcher.over(launcher.lists.bound_unlisted, len(tiles), lambda first: [*given, first, out], slabs=8)
     tile = frame.settings.tile
     unlisted = tiles.view(cameras, frame.down, frame.across).repeat_interleave(tile, 1).repeat_interleave(tile, 2)
     seen = (p["status"].view(cameras, number) % 3 == 0)[..., None]
@@ -497,7 +514,8 @@ def _dense(
     for c, (view, matrix) in enumerate(zip(views.to(points.dtype), matrices.to(points.dtype), strict=True)):
         sharp = delta if settings.focal is None else delta * settings.focal**2 / (matrix[0, 0] * matrix[1, 1])
         seen = contributions(
-            points, sharp, sigma, opacity, view, matrix, pixels, near=settings.near, threshold=settings.threshold, stop=settings.stop
+            points, sharp, sigma, opacity, view, matrix, pixels, near=settings.near, threshold=settings.threshold, stop=settings.stop,
+            crossing=settings.crossing,
         )  # fmt: skip
         shades = (colors if colors.ndim == 2 else colors[c])[seen.order]
         left = seen.in_front[-1]
@@ -507,7 +525,9 @@ def _dense(
         status[seen.order] = torch.where((seen.alpha > 0).any(dim=1), 0, 3).to(torch.int32)
         states.append(status)
         if bounding:
-            whole = contributions(points, sharp, sigma, opacity, view, matrix, pixels, near=settings.near)
+            whole = contributions(
+                points, sharp, sigma, opacity, view, matrix, pixels, near=settings.near, crossing=settings.crossing
+            )
             lost = ((whole.alpha - seen.alpha) * seen.in_front[:-1]).sum(dim=0).clamp(max=1.0)
             high = torch.cat([shades, back[c][None]]).amax(dim=0)
             low = torch.cat([shades, back[c][None]]).amin(dim=0)
