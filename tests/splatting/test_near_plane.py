@@ -154,8 +154,8 @@ def test_a_floor_beneath_the_camera_is_seen():
     z = torch.where(slope_y > 0, 1 / slope_y, torch.inf)  # where the ray (x, y, 1) z meets y = 1
     hit = (z >= NEAR) & (z <= 8.7) & ((slope_x * z).abs() <= 4)
     image, left = render_reference(*floor, VIEW, MATRIX, WIDTH, HEIGHT, near=NEAR)
-    assert hit.double().mean() > 0.3
-    assert ((image[..., 0] > 0.5) == hit).double().mean() > 0.99
+    assert hit.double().mean() > 0.2
+    assert ((image[..., 0] > 0.5) == hit).all()
     culled = render_reference(*floor, VIEW, MATRIX, WIDTH, HEIGHT, near=NEAR, crossing="cull")[1]
     assert (culled == 1).all()
-    assert (left[hit] < 0.5).double().mean() > 0.99
+    assert (left[hit] < 0.5).all()

@@ -18,6 +18,7 @@ wp.set_module_options({"enable_backward": False})
 
 MOST_CORNERS = wp.constant(20)  # of the image's rectangle cut by sixteen half-planes
 MOST_CUTS = wp.constant(16)
+HARDEST = wp.constant(1e15)  # z delta and z sigma at most: products of the two stay finite, and no pixel is off an edge by so little
 corners = wp.types.vector(length=20, dtype=wp.float32)
 
 
@@ -115,8 +116,8 @@ def prepare(
             ring[g, k] = 17 * p
             edges[g, k] = wp.vec3(ys[q] - ys[p], xs[p] - xs[q], xs[q] * ys[p] - xs[p] * ys[q])
     status[g] = 3
-    a = z * delta[i] * sharpen[c]
-    s = z * sigma[i]
+    a = wp.min(z * delta[i] * sharpen[c], HARDEST)
+    s = wp.min(z * sigma[i], HARDEST)
     limit = float(wp.inf)
     if tau > 0.0 and o > tau:
         limit = wp.log(o / tau - 1.0)
@@ -269,7 +270,8 @@ def unproject(
             lens = lenses[c]
             at = wp.transform_point(view, middle)
             z = at[2]
-            soften = delta[i] * sharpen[c]
+            soften = wp.min(delta[i] * sharpen[c], HARDEST)
+            sharp = wp.min(sigma[i], HARDEST)
             d_o = total[g, 3 * wide + 3]
             d_s = total[g, 3 * wide + 4]
             d_a = total[g, 3 * wide + 5]
@@ -278,7 +280,7 @@ def unproject(
             d_delta[i] = d_delta[i] + z * d_a * sharpen[c]
             d_z = float(0.0)
             if depth_gradient == 1:
-                d_z = (sigma[i] * d_s + soften * d_a) / float(n)
+                d_z = (sharp * d_s + soften * d_a) / float(n)
             start = wp.vec2(lens[0] * at[0] / z + lens[2] - origin[g][0], lens[1] * at[1] / z + lens[3] - origin[g][1])
             lx = floats()
             ly = floats()
