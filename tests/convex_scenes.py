@@ -57,7 +57,13 @@ def convexes(seed: int, number: int = 12, corners: int = 6, size: float = 0.35, 
 def scenes(draw: st.DrawFn, most: int = 12, hardness: tuple[float, ...] = (0.3, 1.0, 4.0)) -> Convexes:
     """Soft to hard, few to many, flat to round: what every renderer must treat alike."""
     corners, number = draw(st.sampled_from((3, 4, 6, 8))), draw(st.integers(1, most))
-    return convexes(draw(st.integers(0, 10_000)), number, corners, draw(st.sampled_from((0.1, 0.35))), draw(st.sampled_from(hardness)))
+    return convexes(
+        draw(st.integers(0, 10_000)),
+        number,
+        corners,
+        draw(st.sampled_from((0.1, 0.35))),
+        draw(st.sampled_from(hardness)),
+    )
 
 
 def camera(focal: float = 40.0, width: int = WIDTH, height: int = HEIGHT) -> tuple[Tensor, Tensor]:

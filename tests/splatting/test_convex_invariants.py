@@ -106,10 +106,7 @@ def test_three_times_the_focal_length(render):
     def check(c):
         large, size = MATRIX.clone(), {"width": 3 * WIDTH, "height": 3 * HEIGHT}
         large[:2] *= 3
-        for kept, image in (
-            (c.at(delta=c.delta / 9), render(c)),
-            (c, render(c, focal=FOCAL)),
-        ):
+        for kept, image in ((c.at(delta=c.delta / 9), render(c)), (c, render(c, focal=FOCAL))):
             focal = {} if kept is not c else {"focal": FOCAL}
             big = render(kept, matrix=large, **size, **focal)
             same(render, (big[0][1::3, 1::3], big[1][1::3, 1::3]), image)
@@ -225,7 +222,9 @@ def test_no_pixel_is_farther_from_the_exact_image_than_its_bound():
     from surefoot.splatting.rasterize import Settings, rasterize
 
     @settings(max_examples=15, deadline=None)
-    @given(scenes(most=60, hardness=(0.3, 4.0, 40.0)), st.sampled_from((1 / 255, 0.02, 0.1)), st.sampled_from((1e-4, 0.05)))
+    @given(
+        scenes(most=60, hardness=(0.3, 4.0, 40.0)), st.sampled_from((1 / 255, 0.02, 0.1)), st.sampled_from((1e-4, 0.05))
+    )
     def check(c, threshold, stop):
         tensors, chosen = [t.float() for t in c.tensors()], Settings(threshold=threshold, stop=stop)
         found = rasterize(*tensors, VIEW[None], MATRIX[None], WIDTH, HEIGHT, BACK, chosen, bounding=True)
@@ -247,7 +246,10 @@ def test_children_follow_the_formula_and_moments_stay_with_their_convexes(number
     shapes = {"points": (corners, 3), "sh0": (3,), "sh_rest": (3, 3)}
     table = {name: torch.randn(number, *shapes.get(name, ()), generator=g) for name in NAMES}
     moments = [
-        {name: k + torch.arange(number).float().view(-1, *[1] * (v.ndim - 1)).expand_as(v).clone() for name, v in table.items()}
+        {
+            name: k + torch.arange(number).float().view(-1, *[1] * (v.ndim - 1)).expand_as(v).clone()
+            for name, v in table.items()
+        }
         for k in (100, 200)
     ]
     marked = torch.rand(number, generator=g) < 0.5
@@ -291,7 +293,9 @@ def test_a_number_that_is_not_finite_is_named_with_its_index(field, index, value
     from surefoot.splatting.rasterize import rasterize
 
     place = f"({', '.join(map(str, index))}{',' * (len(index) == 1)})"
-    with pytest.raises(ValueError, match=rf"{field} is not finite at index {place}".replace("(", r"\(").replace(")", r"\)")):
+    with pytest.raises(
+        ValueError, match=rf"{field} is not finite at index {place}".replace("(", r"\(").replace(")", r"\)")
+    ):
         rasterize(*spoiled(convexes(1), field, index, value), VIEW[None], MATRIX[None], WIDTH, HEIGHT)
 
 
@@ -319,7 +323,13 @@ def test_shapes_that_do_not_fit_are_named(field):
 
     c = convexes(1)
     with pytest.raises(ValueError, match=rf"{field} \(11.*; expected \(12"):
-        rasterize(*(t.float() for t in c.at(**{field: getattr(c, field)[1:]}).tensors()), VIEW[None], MATRIX[None], WIDTH, HEIGHT)
+        rasterize(
+            *(t.float() for t in c.at(**{field: getattr(c, field)[1:]}).tensors()),
+            VIEW[None],
+            MATRIX[None],
+            WIDTH,
+            HEIGHT,
+        )
 
 
 @pytest.mark.parametrize("focal", [0.0, -3.0])

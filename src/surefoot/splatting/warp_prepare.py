@@ -18,7 +18,9 @@ wp.set_module_options({"enable_backward": False})
 
 MOST_CORNERS = wp.constant(20)  # of the image's rectangle cut by sixteen half-planes
 MOST_CUTS = wp.constant(16)
-HARDEST = wp.constant(1e15)  # z delta and z sigma at most: products of the two stay finite, and no pixel is off an edge by so little
+HARDEST = wp.constant(
+    1e15
+)  # z delta and z sigma at most: products of the two stay finite, and no pixel is off an edge by so little
 corners = wp.types.vector(length=20, dtype=wp.float32)
 
 
