@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convex_scenes import DOUBLE, HEIGHT, WIDTH, camera, convexes, turned
+from convex_scenes import DOUBLE, HEIGHT, WIDTH, camera, convexes
 from surefoot.splatting.reference import hull_successors, indicator, render_reference
 
 SEEDS = st.integers(0, 10_000)
