@@ -59,7 +59,9 @@ def from_recipe(inputs: Inputs, *, rows: int, read: int = 0) -> Recipe:
     if place is not None and Path(place).is_file():
         record["sha256"] = sha256(Path(place))
     try:
-        made = factory()
+        with torch.random.fork_rng(devices=[]):  # a fresh network is the same again in a check
+            torch.manual_seed(0)
+            made = factory()
     except Exception as error:  # whatever the user's own code raises
         raise ValueError(f"the recipe {record['path']} failed: {type(error).__name__}: {error}") from error
     if not isinstance(made, tuple) or len(made) not in (2, 3, 4) or not isinstance(made[0], nn.Module):
