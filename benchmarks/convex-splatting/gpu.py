@@ -102,7 +102,12 @@ def convexes(request: dict[str, Any]) -> dict[str, Any]:
         value["forward_s"] = timed(forward, device, request["times"])
         shown = forward().image.cpu()
         known = rasterize(
-            *(t.cpu() for t in (points, delta, sigma, opacity, colors)), view[None], matrix[None], WIDTH, HEIGHT, settings=settings
+            *(t.cpu() for t in (points, delta, sigma, opacity, colors)),
+            view[None],
+            matrix[None],
+            WIDTH,
+            HEIGHT,
+            settings=settings,
         ).image
     value["largest_difference_from_cpu"] = float((shown - known).abs().max())
     return {"seconds": timed(both, device, request["times"]), "value": value}

@@ -255,7 +255,7 @@ def _sums_of_strips(
     upstream = [frame.to_strips(d_image[..., c], 0.0) for c in range(3)]
     upstream.append(frame.to_strips(d_left, 0.0))
     jobs = len(ended) // frame.each
-    sums = torch.empty(jobs, 2 * corners, launcher.shading.lanes, device=d_left.device)
+    sums = torch.empty(jobs, 3 * corners, launcher.shading.lanes, device=d_left.device)
     slots = torch.zeros(len(frame.ids), 3 * corners + 6, device=d_left.device)
     left = ended.clone()
     shared = [
