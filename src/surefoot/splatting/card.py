@@ -45,6 +45,8 @@ class Options:
     """Step length of the points, in training units (the cameras' extent is 5)."""
     start: Literal["auto", "ball", "sharp", "facing"] = "auto"
     """First convexes: soft balls, as published, sharp ones, or polygons that face the nearest camera; auto faces where points come from a depth map."""
+    fill: int = 0
+    """Cells of so many pixels of a photo that hold no sparse point get one, at the depth that a sweep over the photos finds; 0: none."""
     size: float = 0.0
     """First radius, in spacings of the points; 0: the start's own."""
     opacity: float = 0.0
@@ -69,12 +71,26 @@ class Options:
     """Steps between resets of the opacities to at most 0.2; 0 none."""
     most: int = 100_000
     """No split beyond so many convexes."""
+    cool: float = 1.0
+    """What is left at the end of all step lengths but the points', which fall from the last split on (0.1: calmer colours)."""
+    drop: float = 0.0
+    """Share of the convexes that a step leaves out, from none at first to this at the end: few photos overfit less."""
+    exposure: bool = False
+    """Each training photo gets an affine map of colours (exposure, white balance); held-out photos are shown with the mean one."""
+    random_background: bool = False
+    """Train before a colour drawn anew at each step, so that convexes cover what is solid."""
+    threshold_first: float = 0.0
+    """Contributions below it are not rendered at first (soft starts are cheaper so); 0: `threshold` from the start."""
+    threshold_until: int = 500
+    """Steps after which `threshold` holds."""
     threshold: float = 1 / 255
     """Contributions below it are not rendered."""
     light: bool = False
     """Store the answer in half precision (offsets to the centroids)."""
     render_threads: int = 0
     """CPU threads of the rasteriser; 0 all. They change no bit."""
+    preview: float = 10.0
+    """Seconds between pictures of the training in figures/preview.png; 0 none."""
     compat: Literal["", "paper"] = ""
     """"paper" renders as the published code does (see the page)."""
     sample: Literal["stereo", "turntable"] = "stereo"
@@ -162,10 +178,11 @@ def method(options: Options) -> Any:
     until = options.split_until or (6 * options.steps) // 10
     return TrainConvexes(
         horizon=options.steps, corners=options.corners, start=options.start, degree=options.degree, degree_every=options.degree_every, sigma=options.sigma,
-        opacity=options.opacity, delta=options.delta, size=options.size, points_rate=options.points_rate, rate=options.rate, rule=options.rule,
+        opacity=options.opacity, delta=options.delta, size=options.size, fill=options.fill, points_rate=options.points_rate, rate=options.rate, rule=options.rule,
         split_share=options.split_share, split_threshold=options.split_threshold, split_every=options.split_every,
         split_from=options.split_from, split_until=until, most=options.most, reset_every=options.reset_every, settings=settings,
-        light=options.light,
+        light=options.light, cool=options.cool, drop=options.drop, exposure=options.exposure,
+        random_background=options.random_background, threshold_first=options.threshold_first, threshold_until=options.threshold_until,
     )  # fmt: skip
 
 
@@ -188,7 +205,14 @@ def run(options: Options, problem: Any, run: RunDir | None) -> Result[Any]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return solve(problem, drawing(options) if isinstance(problem, Picture) else method(options), run=run)
+        if isinstance(problem, Picture):
+            return solve(problem, drawing(options), run=run)
+        trainer, watch = method(options), []
+        if run is not None and options.preview > 0:
+            from surefoot.splatting.preview import Preview
+
+            watch = [Preview(run.root, problem, trainer, options.preview)]
+        return solve(problem, trainer, run=run, watch=watch)
     finally:
         torch.set_num_threads(threads)
 
@@ -217,7 +241,7 @@ def tiny() -> Sequence[tuple[Any, Any]]:
     return [
         (problem, short),
         (problem, replace(short, rule="threshold", split_threshold=1e-4, settings=Settings(compat="paper"))),
-        (problem, replace(short, degree=3, degree_every=5, corners=4, light=True)),
+        (problem, replace(short, degree=3, degree_every=5, corners=4, light=True, fill=5, exposure=True, drop=0.2, cool=0.3)),
         (Picture.of(problem.photos[0]), VectorisePicture(horizon=24, shapes=12, rounds=3, corners=5, block=4)),
     ]
 
