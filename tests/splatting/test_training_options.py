@@ -37,7 +37,9 @@ def trained(method: TrainConvexes, capture: Capture, steps: int | None = None) -
     return state
 
 
-def wall(photos: list[np.ndarray], test: tuple[int, ...], background: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> Capture:
+def wall(
+    photos: list[np.ndarray], test: tuple[int, ...], background: tuple[float, float, float] = (0.0, 0.0, 0.0)
+) -> Capture:
     """A wall at depth 3 that fills photos of 16 x 16 pixels, taken side by side."""
     count = len(photos)
     g = np.random.default_rng(0)
@@ -55,7 +57,9 @@ def test_exposure_finds_how_bright_photos_were_taken():
     """One grey wall, photos of known brightness: the maps find their ratios, and the held-out photo of mean brightness is shown as it is."""
     brightness = [0.3, 0.5, 0.4, 0.6, 0.45]
     taken = wall([np.full((16, 16, 3), b) for b in brightness], (4,))
-    method = dataclasses.replace(SHORT, start="sharp", horizon=160, exposure=True, exposure_rate=0.003, sigma=0.0, delta=0.0, opacity=0.9)
+    method = dataclasses.replace(
+        SHORT, start="sharp", horizon=160, exposure=True, exposure_rate=0.003, sigma=0.0, delta=0.0, opacity=0.9
+    )
     state, without = trained(method, taken), trained(dataclasses.replace(method, exposure=False), taken)
     shown = [float((0.45 * m[:, :3].sum(dim=1) + m[:, 3]).mean()) for m in state.exposure[:4]]
     np.testing.assert_allclose(shown, brightness[:4], atol=0.05)

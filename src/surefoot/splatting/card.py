@@ -241,7 +241,10 @@ def tiny() -> Sequence[tuple[Any, Any]]:
     return [
         (problem, short),
         (problem, replace(short, rule="threshold", split_threshold=1e-4, settings=Settings(compat="paper"))),
-        (problem, replace(short, degree=3, degree_every=5, corners=4, light=True, fill=5, exposure=True, drop=0.2, cool=0.3)),
+        (
+            problem,
+            replace(short, degree=3, degree_every=5, corners=4, light=True, fill=5, exposure=True, drop=0.2, cool=0.3),
+        ),
         (Picture.of(problem.photos[0]), VectorisePicture(horizon=24, shapes=12, rounds=3, corners=5, block=4)),
     ]
 

@@ -47,7 +47,9 @@ def write_scene(scene: Trained, problem: Capture, folder: Path) -> None:
         data = save(arrays, metadata={"convexes": str(VERSION), "focal": repr(float(scene.focal))})
     else:
         packed, exponent = light
-        data = save(packed, metadata={"convexes": str(VERSION), "exponent": str(exponent), "focal": repr(float(scene.focal))})
+        data = save(
+            packed, metadata={"convexes": str(VERSION), "exponent": str(exponent), "focal": repr(float(scene.focal))}
+        )
     write_bytes(folder / "convexes.safetensors", data)
     write_json(folder / "camera.json", {
         "near": float(scene.near), "threshold": float(scene.threshold), "background": [float(b) for b in scene.background],

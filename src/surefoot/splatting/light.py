@@ -41,7 +41,10 @@ def pack(arrays: Mapping[str, Array], centers: Array) -> tuple[dict[str, Array],
     apart = np.asarray(arrays["points"], dtype=float) - np.asarray(centers, dtype=float)[:, None]
     exponent = _exponent(apart)
     with np.errstate(over="ignore"):
-        packed = {"centers": np.asarray(centers, dtype=np.float32), "offsets": (apart * 2.0**-exponent).astype(np.float16)}
+        packed = {
+            "centers": np.asarray(centers, dtype=np.float32),
+            "offsets": (apart * 2.0**-exponent).astype(np.float16),
+        }
         packed |= {name: np.ascontiguousarray(arrays[name]).astype(np.float16) for name in REST}
     again = unpack(packed, exponent)
     same = all(np.array_equal(again[name], arrays[name]) for name in ("points", *REST))

@@ -2,7 +2,8 @@
 
 A pixel of one photo at depth z lies at a point of the world, which other photos show too. Where the pixel's surroundings look the same in
 them, z is likely its depth; lawns and skies, which have no corners to match, agree over a range of depths, and there the farthest is taken.
-Each photo's empty cells are filled in turn, so that cells which earlier photos have filled already count. Held-out photos are not looked at.
+What agrees at no depth that two other photos see must lie where they do not look (a branch before one camera): it
+gets the farthest such depth. Each photo's empty cells are filled in turn, so that cells which earlier photos have filled already count. Held-out photos are not looked at.
 
 References:
     Collins, "A space-sweep approach to true multi-image matching" (1996).
@@ -29,6 +30,7 @@ MOST = 0.25  # a difference of colours counts at most so much
 ALIKE = 0.08  # mean difference of a depth that is believed
 SLACK = 0.005  # differences within it are equal
 LEAST_VIEWS = 2
+REGION, HALF = 15, 0.6  # pixels; what agrees nowhere counts where it fills such a share of its surroundings, not as a window's glint
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -44,7 +46,9 @@ def fill_points(problem: Capture, cell: int) -> tuple[Array, Array]:
     for place, index in enumerate(train):
         picture, matrix, size = reduced[place]
         others = [
-            (problem.views[i], reduced[p][1], reduced[p][0]) for p, i in enumerate(train) if i != index and len(train) > 1
+            (problem.views[i], reduced[p][1], reduced[p][0])
+            for p, i in enumerate(train)
+            if i != index and len(train) > 1
         ]
         if not others:
             break
@@ -55,14 +59,21 @@ def fill_points(problem: Capture, cell: int) -> tuple[Array, Array]:
             continue
         low, high = np.quantile(local[front, 2], [0.05, 0.95])
         depths = 1 / np.linspace(1 / (FAR * high), 1 / (NEAR * low), LEVELS)
-        rows, columns = _empty(local[front], matrix, tuple(picture.shape[1:]), step)
+        rows, columns = _empty(local[front], matrix, (picture.shape[1], picture.shape[2]), step)
         if len(rows) == 0:
             continue
         found, trusted = _sweep(picture, view, matrix, others, depths)
         row, column = rows * step + step // 2, columns * step + step // 2
         fine = trusted[row, column]
         row, column = row[fine], column[fine]
-        ray = np.stack([(column + 0.5 - matrix[0, 2]) / matrix[0, 0], (row + 0.5 - matrix[1, 2]) / matrix[1, 1], np.ones(len(row))], axis=1)
+        ray = np.stack(
+            [
+                (column + 0.5 - matrix[0, 2]) / matrix[0, 0],
+                (row + 0.5 - matrix[1, 2]) / matrix[1, 1],
+                np.ones(len(row)),
+            ],
+            axis=1,
+        )
         added = (ray * found[row, column][:, None] - view[:3, 3]) @ view[:3, :3]
         shade = np.round(255 * picture[:, row, column].numpy().T).astype(np.uint8)
         points, colors = np.concatenate([points, added]), np.concatenate([colors, shade])
@@ -97,16 +108,16 @@ def _sweep(
     height, width = picture.shape[1:]
     v, u = np.mgrid[0:height, 0:width] + 0.5
     ray = np.stack([(u - matrix[0, 2]) / matrix[0, 0], (v - matrix[1, 2]) / matrix[1, 1], np.ones_like(u)], axis=-1)
-    least, best = torch.full((len(depths), height, width), torch.inf), np.zeros((height, width))
-    back = view[:3, :3].T
+    least = torch.empty(len(depths), height, width)
     for level, depth in enumerate(depths):
-        world = (ray * depth - view[:3, 3]) @ back.T
+        world = (ray * depth - view[:3, 3]) @ view[:3, :3]
         costs = [_difference(picture, world, *other) for other in others]
         least[level] = _better_half(torch.stack(costs))
     lowest = least.amin(dim=0)
     first = (least <= lowest + SLACK).to(torch.int8).argmax(dim=0)  # depths fall along the levels
-    best = depths[first.numpy()]
-    return best, (lowest <= ALIKE).numpy()
+    unseen = (lowest == ALIKE).float()
+    around = avg_pool2d(unseen[None, None], REGION, 1, REGION // 2, count_include_pad=False)[0, 0]
+    return depths[first.numpy()], ((lowest < ALIKE) | (unseen * around > HALF)).numpy()
 
 
 def _difference(picture: Tensor, world: Array, view: Array, matrix: Array, other: Tensor) -> Tensor:
@@ -125,10 +136,10 @@ def _difference(picture: Tensor, world: Array, view: Array, matrix: Array, other
 
 
 def _better_half(costs: Tensor) -> Tensor:
-    """Mean over the better half (two at least) of the photos that see a pixel; infinite where fewer than two do."""
+    """Mean over the better half (two at least) of the photos that see a pixel; where fewer than two do, what is just believed."""
     ordered = costs.sort(dim=0).values
     seen = torch.isfinite(ordered).sum(dim=0)
     many = ((seen + 1) // 2).clamp(min=min(LEAST_VIEWS, len(costs)))
     counted = torch.arange(len(costs))[:, None, None] < many
     total = torch.where(counted, ordered, 0.0).sum(dim=0)
-    return total / many
+    return torch.where(seen < many, ALIKE, total / many)

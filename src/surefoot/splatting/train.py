@@ -405,7 +405,9 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
 
     def judge_one(self, problem: Capture, state: TrainState, index: int) -> float:
         """PSNR of one photo, in dB."""
-        return masked_psnr(self.shown(problem, state, index), torch.from_numpy(problem.photos[index]), problem.masks[index])
+        return masked_psnr(
+            self.shown(problem, state, index), torch.from_numpy(problem.photos[index]), problem.masks[index]
+        )
 
     def shown(self, problem: Capture, state: TrainState, index: int) -> Tensor:
         """One photo as it is rendered now, ``(height, width, 3)``."""
