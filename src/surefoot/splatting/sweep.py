@@ -30,7 +30,10 @@ MOST = 0.25  # a difference of colours counts at most so much
 ALIKE = 0.08  # mean difference of a depth that is believed
 SLACK = 0.005  # differences within it are equal
 LEAST_VIEWS = 2
-REGION, HALF = 15, 0.6  # pixels; what agrees nowhere counts where it fills such a share of its surroundings, not as a window's glint
+REGION, HALF = (
+    15,
+    0.6,
+)  # pixels; what agrees nowhere counts where it fills such a share of its surroundings, not as a window's glint
 Array = np.ndarray[Any, np.dtype[Any]]
 
 

@@ -54,6 +54,7 @@ class TrainState(State):
     exposure: Tensor
     exposure_first: Tensor
     exposure_second: Tensor
+    before: list[Tensor]
     loss: float = math.inf
     shown: float = 0.0
     judged: float = 0.0
@@ -165,7 +166,13 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
         state = TrainState(
             streams=streams, parameters=parameters, first=zeros[0], second=zeros[1], slope=torch.zeros(number), seen=torch.zeros(number),
             exposure=torch.eye(3, 4).repeat(photos, 1, 1), exposure_first=torch.zeros(photos, 3, 4), exposure_second=torch.zeros(photos, 3, 4),
+            before=[],
         )  # fmt: skip
+        from surefoot.splatting.intervals import block_sums
+
+        for index in problem.test or problem.train[:1]:
+            image = self.shown(problem, state, index).numpy()
+            state.before.append(torch.from_numpy(block_sums(image, problem.photos[index], problem.masks[index])[1]))
         state.judged = self._judge(problem, state)
         return state
 
@@ -203,7 +210,9 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
     def certify(self, problem: Capture, state: TrainState) -> Certificate:
         from surefoot.splatting.certify import certify_scene
 
-        return certify_scene(problem, self.answer(problem, state), self.seed_evidence)
+        return certify_scene(
+            problem, self.answer(problem, state), self.seed_evidence, [b.numpy() for b in state.before]
+        )
 
     def _first(self, problem: Capture) -> dict[str, Tensor]:
         """One convex a point."""
