@@ -29,6 +29,7 @@ WINDOW = 5  # pixels
 MOST = 0.25  # a difference of colours counts at most so much
 ALIKE = 0.08  # mean difference of a depth that is believed
 SLACK = 0.005  # differences within it are equal
+OTHERS = 8  # photos, the nearest, that a photo is compared with
 LEAST_VIEWS = 2
 REGION, HALF = (
     15,
@@ -48,11 +49,9 @@ def fill_points(problem: Capture, cell: int) -> tuple[Array, Array]:
     reduced = [_reduced(problem, i) for i in train]
     for place, index in enumerate(train):
         picture, matrix, size = reduced[place]
-        others = [
-            (problem.views[i], reduced[p][1], reduced[p][0])
-            for p, i in enumerate(train)
-            if i != index and len(train) > 1
-        ]
+        apart = np.linalg.norm(problem.places[train] - problem.places[index], axis=1)
+        near = [p for p in np.argsort(apart, kind="stable").tolist() if p != place][:OTHERS]
+        others = [(problem.views[train[p]], reduced[p][1], reduced[p][0]) for p in near]
         if not others:
             break
         view, step = problem.views[index], max(1, round(cell / size))
