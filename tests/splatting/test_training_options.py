@@ -210,3 +210,27 @@ def test_preview_waits(capture, tmp_path):
     waiting.next = 0.0
     assert waiting(moment) is None
     assert (tmp_path / "figures" / NAME).is_file()
+
+
+def test_schedules_follow_the_capture_where_options_leave_them_open(capture):
+    from surefoot.splatting.card import CARD, Options, method
+
+    solid = method(Options(), capture)
+    assert (solid.horizon, solid.corners, solid.rate) == (200, 8, 20.0)
+    photos = method(Options(), wall([np.full((16, 16, 3), 0.5)] * 3, (1,)))
+    assert (photos.horizon, photos.corners, photos.rate, photos.points_rate) == (3000, 6, 4.0, 5e-4)
+    depth = method(Options(), dataclasses.replace(capture, solid=False, spacing=np.ones(len(capture.points)), _hash=[]))
+    assert (depth.horizon, depth.corners, depth.points_rate) == (12, 4, 4e-5)
+    asked = method(Options(steps=7, corners=5, rate=2.0), capture)
+    assert (asked.horizon, asked.corners, asked.rate, asked.points_rate) == (7, 5, 2.0, 2e-3)
+    published = method(CARD.presets["paper"], capture)
+    assert (published.horizon, published.rate) == (30_000, 1.0)
+
+
+def test_the_tour_turntable_is_shown_well():
+    """At least 20 dB on the held-out photos after a quarter of the tour's steps (it starts from 16.5)."""
+    from surefoot.splatting.card import CARD, method
+
+    problem = turntable_capture()
+    trainer = dataclasses.replace(method(CARD.presets["tour"], problem), horizon=50, judge_every=50)
+    assert trained(trainer, problem).judged > 20.0
