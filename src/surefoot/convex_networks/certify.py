@@ -19,7 +19,8 @@ from surefoot.convex_networks.robust import attack, certified_right
 from surefoot.core.certificate import FLOAT64, Certificate, Claim, Premise, capped
 
 if TYPE_CHECKING:
-    from surefoot.convex_networks.training import ConvexState, ConvexTraining
+    from surefoot.convex_networks.state import ConvexState
+    from surefoot.convex_networks.training import ConvexTraining
 
 CARD = "convex-relu"
 INPUT = "input:table"

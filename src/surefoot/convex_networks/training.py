@@ -7,8 +7,8 @@ multipliers exceed beta bring new patterns in, patterns without weight leave, an
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,12 +16,11 @@ from torch import Tensor
 
 from surefoot.convex_networks import local
 from surefoot.convex_networks.coordinate import CoordinateKernel
-from surefoot.convex_networks.interior import Central, Interior
-from surefoot.convex_networks.kernel import Iterate, Kernel
+from surefoot.convex_networks.inner import Inner, SolverName, keep_central, keep_iterate, kept_central, kept_iterate
+from surefoot.convex_networks.interior import Interior
 from surefoot.convex_networks.patterns import (
     PatternSet,
     centres,
-    pattern_of,
     robust_centres,
     sample_patterns,
     sample_robust_patterns,
@@ -39,60 +38,15 @@ from surefoot.convex_networks.recovery import (
     without_light,
 )
 from surefoot.convex_networks.robust import dual_value
+from surefoot.convex_networks.state import ConvexState, gap_of
 from surefoot.core.certificate import Certificate
-from surefoot.core.method import Look, Method, State, Status, transient
+from surefoot.core.method import Look, Method, Status
 from surefoot.core.random import Streams
 
 log = logging.getLogger(__name__)
 
-SolverName = Literal["auto", "interior", "admm", "published", "coordinate"]
-INTERIOR_SIZE = 2500
-"""Rows, or numbers in all patterns' weights, up to which "auto" takes the interior-point solver (a matrix of that size is factorised in
-every iteration)."""
-
 CHECK_EVERY = 50
 """ADMM iterations between looks at the gap."""
-
-
-def gap_of(upper: float, lower: float) -> float:
-    """(upper - lower) / |upper|, 0 where both are 0."""
-    return 0.0 if upper == lower else (upper - lower) / max(abs(upper), np.finfo(float).tiny)
-
-
-@dataclass(kw_only=True)
-class ConvexState(State):
-    """Where the rounds stand; `arrays` belongs to the inner solver."""
-
-    phase: str = "begin"
-    round: int = 0
-    inner: int = 0
-    directions: Tensor
-    arrays: dict[str, Tensor] = field(default_factory=dict)
-    rho: float = 1.0
-    v: Tensor | None = None  # feasible blocks of the last finished round (C, 2, P, d)
-    z: Tensor | None = None  # (C, n)
-    p: Tensor | None = None  # (C, 2, P, n), to be multiplied by scale (C,)
-    scale: Tensor | None = None
-    spread: Tensor | None = (
-        None  # (C, n) and tilt (C, n, d): how perturbations enter the multipliers of robust training
-    )
-    tilt: Tensor | None = None
-    hidden: Tensor | None = None  # best network so far
-    output: Tensor | None = None
-    local_hidden: Tensor | None = None  # (R, m, d) networks trained locally
-    local_output: Tensor | None = None
-    objective: float = float("inf")
-    upper: float = float("inf")
-    lower: float = -float("inf")
-    estimate: float = float("inf")
-    before: float = float("inf")  # robust: value of the round before
-    global_lower: float = -float("inf")
-    largest: Tensor | None = None  # (C,) bound or best value of |z'(Xu)_+|, and where (C, d)
-    where: Tensor | None = None
-    bound_z: Tensor | None = None  # the multipliers of the best bound over all patterns
-    exact: bool = False
-    why: str = ""
-    solver: Any = transient()  # noqa: RUF009 - a dataclass field
 
 
 @dataclass(frozen=True)
@@ -162,7 +116,9 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
         if state.phase == "begin":
             self._begin(problem, state)
         # an interior-point iteration is a block of work in itself
-        for _ in range(state.room(1 if self.chosen(problem, len(state.directions)) == "interior" else self.block)):
+        for _ in range(
+            state.room(1 if self.inner.chosen(problem, len(state.directions)) == "interior" else self.block)
+        ):
             if self._iterate(problem, state):
                 self._close(problem, state)
                 if state.phase == "done":
@@ -348,81 +304,16 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
             parts.append(state.v[column][size > 1e-3 * size.max()][:300])
         return torch.cat([part for part in parts if len(part)])
 
-    # ---- inner solvers -----------------------------------------------------------------------------------------
-    def chosen(self, problem: PatternProgram, patterns: int) -> SolverName:
-        """The inner solver that "auto" stands for."""
-        if self.solver != "auto":
-            return self.solver
-        n, d = problem.features.shape
-        return "interior" if problem.robust or min(n, patterns * d) <= INTERIOR_SIZE else "admm"
-
-    def memory_needed(self, problem: PatternProgram, patterns: int) -> dict[str, int]:
-        """Bytes that the inner solver takes for so many patterns.
-
-        `multipliers` (patterns times rows) go to a mapped file where they do not fit beside the rest (interior point only); `kept` is what
-        must fit; `scratch` is what a lot of patterns takes, and `lots` how many there are.
-        """
-        n, d = problem.features.shape
-        columns = problem.targets.shape[1]
-        if self.chosen(problem, patterns) != "interior":
-            square = n * n if n <= 5000 else 0
-            kept = 8 * (2 * patterns * columns * (3 * n + 6 * d) + 3 * square + n * d + 2 * patterns * n)
-            return {"multipliers": 0, "kept": kept, "scratch": 64 << 20, "lots": 1}
-        size = n if not problem.robust and n <= patterns * d else patterns * d
-        inside = 0 if size == n and not problem.robust else patterns * n
-        kept = 8 * (2 * patterns * (2 * d * d + 8 * d) + 2 * size * size + n * d * d + 8 * n * d + inside)
-        scratch = max(8 * 12 * n, min(256 << 20, self.memory // 4))
-        each = max(1, scratch // (8 * 12 * n))
-        multipliers = 2 * 8 * 2 * patterns * n * columns  # and the best point's
-        return {"multipliers": multipliers, "kept": kept, "scratch": scratch, "lots": -(-patterns // each)}
+    # ---- the inner solver --------------------------------------------------------------------------------------
+    @property
+    def inner(self) -> Inner:
+        """The part of the options that one program needs."""
+        return Inner(self.solver, self.memory, self.rho)
 
     def _solver(self, problem: PatternProgram, state: ConvexState) -> Any:
-        if state.solver is not None:
-            return state.solver
-        X, P = problem.features, len(state.directions)
-        needed, kind = self.memory_needed(problem, P), self.chosen(problem, P)
-        if problem.robust and kind != "interior":
-            raise ValueError(f"robust training (a radius) is solved by 'interior', not by solver {kind!r}")
-        if needed["kept"] + needed["scratch"] > self.memory:
-            raise MemoryError(
-                f"{P} patterns of {len(X)} rows need {(needed['kept'] + needed['scratch']) / 2**30:.2f} GiB, more than the "
-                f"{self.memory / 2**30:.2f} GiB allowed; start with fewer arrangements and let pricing find the others "
-                "(patterns='auto'), or raise memory"
-            )
-        taken = needed["kept"] + needed["scratch"]
-        mapped = needed["multipliers"] if taken + needed["multipliers"] > self.memory else 0
-        counts = {
-            "memory_bytes": taken + needed["multipliers"] - mapped, "mapped_bytes": mapped, "pattern_lots": needed["lots"],
-        }  # fmt: skip
-        for name, value in counts.items():  # of the largest program; the result states them
-            state.counts[name] = max(state.counts.get(name, 0), value)
-        targets, loss = problem.targets.T.contiguous(), problem.loss
-        if kind == "interior":
-            free = (self.memory - needed["kept"] - needed["scratch"]) // (2 * len(targets))
-            state.solver = [
-                Interior(problem, column, state.directions, needed["scratch"], free) for column in range(len(targets))
-            ]
-            return state.solver
-        signs = torch.where(pattern_of(X, state.directions), 1.0, -1.0).to(X)
-        if kind == "coordinate":
-            state.solver = CoordinateKernel(X, signs, targets, loss, problem.weight)
-        else:
-            rho = self._first_rho(problem, P)
-            fit = 1.0 / rho if kind == "published" else 1.0
-            if kind == "published" and problem.loss_name != "squared":
-                raise ValueError("solver 'published' is Algorithm 3.1, for the squared loss only")
-            lot = max(1, int((64 << 20) // (16 * len(X) * len(targets))))
-            published = kind == "published"
-            state.solver = Kernel(
-                X, signs, targets, loss, problem.weight, 1.0 if published else 0.1, fit, lot,
-                relaxation=1.0 if published else 1.6, published=published,
-            )  # fmt: skip
+        if state.solver is None:
+            state.solver = self.inner.make(problem, state)
         return state.solver
-
-    def _first_rho(self, problem: PatternProgram, patterns: int) -> float:
-        if self.rho:
-            return self.rho
-        return {"published": 0.1, "coordinate": 0.1}.get(self.chosen(problem, patterns), 10.0)
 
     def _iterate(self, problem: PatternProgram, state: ConvexState) -> bool:
         """One inner iteration; True when this program is finished."""
@@ -433,7 +324,7 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
         if isinstance(solver, list):
             return self._iterate_interior(solver, state)
         first = not state.arrays
-        at = solver.start(self._first_rho(problem, len(state.directions))) if first else _unpack(state)
+        at = solver.start(self.inner.first_rho(problem, len(state.directions))) if first else kept_iterate(state)
         if isinstance(solver, CoordinateKernel):
             solver.step(at, state.inner, state.streams)
         else:
@@ -447,7 +338,7 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
                     solver.rescale(at, 2.0)
                 elif dual > 5 * primal:
                     solver.rescale(at, 0.5)
-        _pack(state, at, solver.scores)
+        keep_iterate(state, at, solver.scores)
         if state.inner % CHECK_EVERY == 0 or state.inner >= self.iterations:
             upper = program_value(problem, state.directions, at.v)
             z, p = solver.multipliers(at)
@@ -459,16 +350,13 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
         return False
 
     def _iterate_interior(self, solvers: list[Interior], state: ConvexState) -> bool:
-        points = [solver.start() if not state.arrays else _central(state, c) for c, solver in enumerate(solvers)]
+        points = [solver.start() if not state.arrays else kept_central(state, c) for c, solver in enumerate(solvers)]
         upper = lower = 0.0
         for solver, at in zip(solvers, points, strict=True):
             bounds = solver.bounds(at) if at.done else solver.step(at, 0.5 * self.tolerance)
             upper, lower = upper + bounds[0], lower + bounds[1]
         state.estimate, state.upper, state.lower = gap_of(upper, lower), upper, lower
-        for c, at in enumerate(points):
-            state.arrays |= {f"{name}{c}": getattr(at, name) for name in CENTRAL}
-            state.arrays |= {f"more{c}_{name}": value for name, value in at.more.items()}
-        state.arrays["done"] = torch.tensor([at.done for at in points])
+        keep_central(state, points)
         return bool(state.arrays["done"].all()) or state.inner >= self.iterations
 
     # ---- bounds ------------------------------------------------------------------------------------------------
@@ -482,7 +370,7 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
         if isinstance(solver, list):
             if not state.arrays:
                 self._iterate_interior(solver, state)
-            points = [_central(state, c) for c in range(len(solver))]
+            points = [kept_central(state, c) for c in range(len(solver))]
             v = torch.stack([at.u.reshape(2, P, -1) for at in points])
             parts = [each.multipliers(at) for each, at in zip(solver, points, strict=True)]
             z = torch.stack([part[0] for part in parts])
@@ -495,7 +383,7 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
                 v = light
             raw = v
         else:
-            at = _unpack(state) if state.arrays else solver.start(self._first_rho(problem, P))
+            at = kept_iterate(state) if state.arrays else solver.start(self.inner.first_rho(problem, P))
             raw = without_light(at.v)
             v = into_cones(X, state.directions, raw)
             z, p = solver.multipliers(at)
@@ -527,26 +415,3 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
     def _offer(state: ConvexState, hidden: Tensor, output: Tensor, value: float) -> None:
         if value <= state.objective:
             state.objective, state.hidden, state.output = value, hidden, output
-
-
-CENTRAL = ("u", "tau", "p", "y0", "y")
-
-
-def _central(state: ConvexState, column: int) -> Central:
-    """The interior-point solver's point for one column."""
-    prefix = f"more{column}_"
-    more = {name.removeprefix(prefix): value for name, value in state.arrays.items() if name.startswith(prefix)}
-    parts = {name: state.arrays[f"{name}{column}"] for name in CENTRAL}
-    return Central(**parts, more=more, done=bool(state.arrays["done"][column]))
-
-
-def _pack(state: ConvexState, at: Iterate, scores: Tensor) -> None:
-    state.arrays = {"v": at.v, "pull": at.pull, "a": at.a, "t": at.t, "kappa": at.kappa, "scores": scores}
-    state.rho = at.rho
-
-
-def _unpack(state: ConvexState) -> Iterate:
-    if state.solver is not None and not isinstance(state.solver, list):
-        state.solver.scores = state.arrays["scores"]
-    v, pull, a, t, kappa = (state.arrays[name] for name in ("v", "pull", "a", "t", "kappa"))
-    return Iterate(v, pull, a, t, kappa, state.rho)
