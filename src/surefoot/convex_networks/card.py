@@ -53,11 +53,13 @@ class Options:
     candidates: int = 100
     """Patterns added in a round."""
     local_runs: int = 3
-    """Networks trained by Adam and L-BFGS beside it; with "auto" their patterns join the first program."""
+    """Networks trained by Adam and L-BFGS beside it."""
     local_width: int = 100
     """Their neurons."""
     local_steps: int = 800
     """Their Adam steps."""
+    polish: bool = True
+    """Their patterns join the first program, which can then only improve on them."""
     scale: bool = True
     """Standardise the columns."""
     holdout: float = 0.0
@@ -142,6 +144,7 @@ def method(options: Options) -> ConvexTraining:
         local_runs=options.local_runs,
         local_width=options.local_width,
         local_steps=options.local_steps,
+        polish=options.polish,
         solver=options.solver,
         tolerance=options.tolerance,
         global_tolerance=options.global_tolerance,

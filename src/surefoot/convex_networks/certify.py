@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from surefoot.convex_networks.patterns import sign_lots
-from surefoot.convex_networks.problem import Network, PatternProgram
-from surefoot.convex_networks.recovery import dual_norms, network_value
+from surefoot.convex_networks.problem import Network, PatternProgram, ordered
+from surefoot.convex_networks.recovery import dual_norms, network_value, weights_of
 from surefoot.convex_networks.robust import attack, certified_right
 from surefoot.core.certificate import FLOAT64, Certificate, Claim, Premise, capped
 
@@ -54,6 +54,8 @@ def certify_training(
     if state.local_hidden is not None and state.local_output is not None:
         evidence["local.npz"] = {"hidden": state.local_hidden.cpu().numpy(), "output": state.local_output.cpu().numpy()}
         claims.append(_local_claim(problem, state, value))
+        if is_rival(network, state):
+            claims.append(_rival_claim(problem, state, value))
     if problem.held_features is not None:
         claims.append(_held_claim(problem, network))
         if problem.robust and problem.classes:
@@ -274,18 +276,56 @@ def _local_claim(problem: PatternProgram, state: ConvexState, value: float) -> C
     best = min(network_value(problem, h, a) for h, a in pairs)
     what = "Lowest certified worst-case loss" if problem.robust else "Lowest regularised loss"
     how = "Adam on attacked rows" if problem.robust else "Adam and L-BFGS"
-    held = best >= value
+    tolerance = 1e-9 * abs(value)  # the answer may be one of them, summed in another order
+    held = best >= value - tolerance
     return Claim(
         name="local_runs",
         statement=f"{what} of {len(state.local_hidden)} networks trained by {how}, against this network's.",
         value=best,
         relation=">=",
         bound=value,
+        tolerance=tolerance,
         kind="measured",
         outcome="holds" if held else "fails",
         reason="" if held else "a local run ended lower",
         check="local_runs",
         evidence=("answer", "local.npz", INPUT),
+    )
+
+
+def is_rival(network: Network, state: ConvexState) -> bool:
+    """Whether the answer is one of the networks trained locally, weight by weight."""
+    if state.local_hidden is None or state.local_output is None:
+        return False
+    pairs = zip(state.local_hidden.cpu().numpy(), state.local_output.cpu().numpy(), strict=True)
+    trained = [ordered(hidden, output) for hidden, output in pairs]
+    return any(np.array_equal(u, network.hidden) and np.array_equal(a, network.output) for u, a in trained)
+
+
+def _rival_claim(problem: PatternProgram, state: ConvexState, value: float) -> Claim:
+    """The answer is not the program's network: that one's loss, above the answer's."""
+    assert state.v is not None
+    own = network_value(problem, *weights_of(state.v))
+    tolerance = 1e-9 * abs(value)
+    why = (
+        "the program admits only patterns whose hyperplanes keep off every row's perturbations, and this network crosses some"
+        if problem.robust
+        else "its patterns are not among the program's"
+    )
+    return Claim(
+        name="rival",
+        statement="The answer is the best of the networks trained locally, not the convex program's, whose own network has this loss: "
+        f"{why}.",
+        value=own,
+        relation=">=",
+        bound=value,
+        tolerance=tolerance,
+        kind="proved",
+        premises=(FLOAT64,),
+        outcome="holds" if own >= value - tolerance else "fails",
+        reason="" if own >= value - tolerance else "the program's network is better than the answer",
+        check="rival",
+        evidence=("answer", "program.npz", "local.npz", INPUT),
     )
 
 

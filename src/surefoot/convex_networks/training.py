@@ -26,7 +26,7 @@ from surefoot.convex_networks.patterns import (
     sample_robust_patterns,
 )
 from surefoot.convex_networks.pricing import Priced, all_arrangements, price, price_exactly
-from surefoot.convex_networks.problem import Network, PatternProgram
+from surefoot.convex_networks.problem import Network, PatternProgram, covered_columns
 from surefoot.convex_networks.recovery import (
     dual_norms,
     into_cones,
@@ -58,6 +58,7 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
         pricing_rounds: most rounds of pricing; 0 keeps the drawn patterns.
         local_runs: networks trained by Adam and L-BFGS first; their patterns join, and they are reported beside the answer.
         local_width, local_steps: of those.
+        polish: their patterns, and those of a network given as start, join the first program, which can then only improve on them.
         solver: "interior", "admm", "published" (Algorithm 3.1, squared loss), "coordinate" (Algorithm 3.2), or "auto".
         tolerance: relative primal-dual gap at which a program counts as solved.
         global_tolerance: relative gap to the global bound at which pricing ends.
@@ -74,6 +75,7 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
     local_runs: int = 0
     local_width: int = 100
     local_steps: int = 1000
+    polish: bool = True
     solver: SolverName = "auto"
     tolerance: float = 1e-5
     global_tolerance: float = 5e-3
@@ -155,6 +157,12 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
     def _begin(self, problem: PatternProgram, state: ConvexState) -> None:
         X = problem.features
         if problem.robust:
+            if covered := covered_columns(problem):
+                log.warning(
+                    "the radius reaches across half the range of column%s %s: any row may take any other's value there, and nothing can "
+                    "be learnt from it; choose a smaller radius",
+                    "s" if len(covered) > 1 else "", ", ".join(map(repr, covered)),
+                )  # fmt: skip
             found, looked = sample_robust_patterns(X, self._radii(problem), self.arrangements, state.streams)
             log.info("%d patterns keep off every row's perturbations, of %d looked at", len(found), looked)
         else:
@@ -174,8 +182,9 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
         if state.hidden is not None and state.output is not None:
             value = network_value(problem, state.hidden, state.output)
             state.objective = min(state.objective, value)
-            near = patterns_of_network(X, state.hidden, state.streams.numpy("jitter", 0), copies=1)
-            found.add(self._usable(problem, near))
+            if self.polish:
+                near = patterns_of_network(X, state.hidden, state.streams.numpy("jitter", 0), copies=1)
+                found.add(self._usable(problem, near))
         if len(found) == 0 and problem.robust:
             raise ValueError(
                 "no hyperplane was found that keeps off every row's perturbations; lower the radius, or add a bias column"
@@ -208,12 +217,17 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
         assert state.v is not None
         if state.estimate > self.tolerance * 10:
             state.why = f"the program's gap stayed at {state.estimate:.2g} after {state.inner} iterations"
-        if self.pricing_rounds == 0:
-            state.phase = "done"
-            return
-        if problem.robust:
+        if problem.robust and self.pricing_rounds:
             self._close_robust(problem, state)
-            return
+        elif self.pricing_rounds:
+            self._close_plain(problem, state)
+        else:
+            state.phase = "done"
+        if problem.robust and state.phase == "done":
+            _say_if_flat(problem, state)
+
+    def _close_plain(self, problem: PatternProgram, state: ConvexState) -> None:
+        assert state.v is not None
         fresh = self._price(problem, state)
         gap = gap_of(state.objective, state.global_lower)
         log.info("round %d: %d patterns, gap %.2e", state.round, len(state.directions), gap)
@@ -415,3 +429,17 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
     def _offer(state: ConvexState, hidden: Tensor, output: Tensor, value: float) -> None:
         if value <= state.objective:
             state.objective, state.hidden, state.output = value, hidden, output
+
+
+def _say_if_flat(problem: PatternProgram, state: ConvexState) -> None:
+    """Warn where robust training has left next to nothing of the dependence on the rows."""
+    assert state.hidden is not None
+    assert state.output is not None
+    scores = (problem.features @ state.hidden.T).clamp(min=0) @ state.output
+    moves = float((scores.amax(dim=0) - scores.amin(dim=0)).max())
+    if moves < 0.05 * float((problem.targets.amax(dim=0) - problem.targets.amin(dim=0)).max()):
+        log.warning(
+            "the network is almost constant (its scores differ by %.2g over the rows): against perturbations of this size "
+            "little can be learnt; choose a smaller radius",
+            moves,
+        )

@@ -384,10 +384,41 @@ def local_runs(claim: Claim, dossier: Dossier) -> Verdict:
     found, wrong = _network(dossier)
     if wrong:
         return refute(claim, wrong)
+    values = [network_loss(problem, each) for each in _trained(dossier)]
+    own = network_loss(problem, found)
+    if claim.tolerance > 1e-9 * abs(own) * (1 + 1e-6):
+        return refute(claim, "the tolerance is wider than 1e-9 of the bound")
+    return compare(claim, min(values), supports="measured", bound=own, rtol=1e-9)
+
+
+def _trained(dossier: Dossier) -> list[Network]:
     part = dossier.evidence["local.npz"]
     hidden, output = np.asarray(part["hidden"], dtype=float), np.asarray(part["output"], dtype=float)
-    values = [network_loss(problem, Network(h, a)) for h, a in zip(hidden, output, strict=True)]
-    return compare(claim, min(values), supports="measured", bound=network_loss(problem, found), rtol=1e-9)
+    return [Network(h, a) for h, a in zip(hidden, output, strict=True)]
+
+
+def rival(claim: Claim, dossier: Dossier) -> Verdict:
+    """The answer must be one of the local networks; the program's own network is put together from its blocks and weighed."""
+    problem: PatternProgram = dossier.problem
+    found, wrong = _network(dossier)
+    if not wrong:
+        _, wrong = _feasible_value(problem, dossier.evidence["program.npz"])
+    if wrong:
+        return refute(claim, wrong)
+    local = [ordered(each.hidden, each.output) for each in _trained(dossier)]
+    if not any(np.array_equal(u, found.hidden) and np.array_equal(a, found.output) for u, a in local):
+        return refute(claim, "the answer is none of the networks trained locally")
+    program = dossier.evidence["program.npz"]
+    blocks, weights = np.asarray(program["blocks"]), np.asarray(program["weights"], dtype=float)
+    columns, count = problem.targets.shape[1], len(program["directions"])
+    column, side, _ = np.unravel_index(blocks.astype(np.int64), (columns, 2, count))
+    root = np.sqrt(np.linalg.norm(weights, axis=1))
+    output = np.zeros((len(blocks), columns))
+    output[np.arange(len(blocks)), column] = np.where(side == 0, root, -root)
+    own, answer = network_loss(problem, Network(weights / root[:, None], output)), network_loss(problem, found)
+    if claim.tolerance > 1e-9 * abs(answer) * (1 + 1e-6):
+        return refute(claim, "the tolerance is wider than 1e-9 of the bound")
+    return compare(claim, own, supports="proved", bound=answer, rtol=1e-9)
 
 
 def held_out(claim: Claim, dossier: Dossier) -> Verdict:
@@ -495,5 +526,6 @@ CHECKS: Mapping[str, Check] = {
     "global_gap_exact": global_gap_exact,
     "global_gap_search": global_gap_search,
     "local_runs": local_runs,
+    "rival": rival,
     "held_out": held_out,
 }
