@@ -13,7 +13,8 @@ from surefoot.convex_networks.problem import Network, PatternProgram, covered_co
 from surefoot.convex_networks.recovery import network_value
 from surefoot.convex_networks.robust import attack, score_ranges, worst_loss
 from surefoot.convex_networks.training import ConvexTraining
-from surefoot.convex_networks.verify import CHECKS, row_range
+from surefoot.convex_networks.verify import CHECKS
+from surefoot.convex_networks.verify_losses import row_range
 from surefoot.core.random import Streams
 from surefoot.core.solve import solve
 from surefoot.core.verify import verify

@@ -25,7 +25,7 @@ from surefoot.convex_networks.patterns import (
     sample_patterns,
     sample_robust_patterns,
 )
-from surefoot.convex_networks.pricing import Priced, all_arrangements, price, price_exactly
+from surefoot.convex_networks.pricing import all_arrangements, price, price_column
 from surefoot.convex_networks.problem import Network, PatternProgram, covered_columns
 from surefoot.convex_networks.recovery import (
     dual_norms,
@@ -169,16 +169,11 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
             found = sample_patterns(X, self.arrangements, state.streams)
             if len(found) < self.arrangements:
                 log.info("only %d patterns were found of the %d asked for", len(found), self.arrangements)
-        if self.local_runs:
-            runs = []
-            for run in range(self.local_runs):
-                first = local.random_start(problem, self.local_width, state.streams.numpy("local", run))
-                hidden, output, value = local.train_locally(problem, *first, steps=self.local_steps)
-                runs.append((hidden, output))
-                value = network_value(problem, hidden, output) if problem.robust else value
-                self._offer(state, hidden, output, value)
-            state.local_hidden = torch.stack([h for h, _ in runs])
-            state.local_output = torch.stack([o for _, o in runs])
+        trained = local.train_beside(problem, state.streams, self.local_runs, self.local_width, self.local_steps)
+        state.local_hidden, state.local_output = trained
+        if state.local_hidden is not None and state.local_output is not None:
+            for hidden, output in zip(state.local_hidden, state.local_output, strict=True):
+                self._offer(state, hidden, output, network_value(problem, hidden, output))
         if state.hidden is not None and state.output is not None:
             value = network_value(problem, state.hidden, state.output)
             state.objective = min(state.objective, value)
@@ -288,14 +283,9 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
         largest, where, lower = [], [], 0.0
         for column, z in enumerate(state.z):
             starts = self._starts(problem, state, column)
-            searched = price(X, z, starts, beta * (1 + 1e-6), self.candidates)
-            top, best = searched.value, searched.best
-            if exact:
-                proved: Priced = price_exactly(X, z)
-                top = proved.upper
-                best = proved.best if proved.value >= searched.value else best
-                found.append(proved.directions)
-            found.append(searched.directions)
+            priced = price_column(X, z, starts, beta * (1 + 1e-6), self.candidates, exact)
+            top, best = priced.upper, priced.best
+            found.append(priced.directions)
             theta = min(1.0, beta / max(top, np.finfo(float).tiny))
             lower -= float(problem.loss.conjugate(-theta * z, problem.targets[:, column]).sum())
             largest.append(top)
@@ -303,11 +293,11 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
         if lower >= state.global_lower or state.largest is None:  # bounds need not improve from round to round
             state.global_lower, state.exact, state.bound_z = lower, exact, state.z
             state.largest, state.where = torch.tensor(largest, dtype=X.dtype), torch.stack(where)
-        priced = torch.cat(found)
-        if len(priced) == 0:
-            return priced
-        jitter = torch.from_numpy(state.streams.numpy("jitter", 1 + state.round).standard_normal(tuple(priced.shape)))
-        return torch.cat([priced + 1e-6 * jitter.to(X)])
+        missing = torch.cat(found)
+        if len(missing) == 0:
+            return missing
+        jitter = torch.from_numpy(state.streams.numpy("jitter", 1 + state.round).standard_normal(tuple(missing.shape)))
+        return missing + 1e-6 * jitter.to(X)
 
     def _starts(self, problem: PatternProgram, state: ConvexState, column: int) -> Tensor:
         X = problem.features
