@@ -141,7 +141,7 @@ class Move:
                     # the two blocks of a pattern push the same rows: (V^-1 + W^-1) = R'R, one product instead of two
                     eyes = solver.eye.expand(lot.stop - lot.start, d, d)
                     inverses = [torch.linalg.solve_triangular(L[lot], eyes, upper=False) for L in (first, second)]
-                    R = torch.linalg.cholesky(sum_of_grams(*inverses), upper=True)
+                    R = torch.linalg.qr(torch.cat(inverses, dim=1), mode="r").R  # not by the sum: blocks span many orders
                     A = (R.reshape(-1, d) @ X.T).reshape(-1, d, n) * D[a - part.start : lot.stop - part.start, None, :]
                     _add_gram(total, A.reshape(-1, n))
             self.factor = torch.linalg.cholesky(total)
@@ -383,15 +383,6 @@ class Move:
         at.u = u
         at.tau, at.y0, at.y = at.tau + length * full["tau"], at.y0 + length * full["y0"], at.y + length * full["y"]
         return True
-
-
-def sum_of_grams(*factors: Tensor) -> Tensor:
-    """sum of B'B over factors (b, d, d), with the diagonal raised by rounding's worth."""
-    total = factors[0].transpose(1, 2) @ factors[0]
-    for B in factors[1:]:
-        total = torch.baddbmm(total, B.transpose(1, 2), B)
-    total.diagonal(dim1=1, dim2=2).mul_(1 + 1e-13)
-    return total
 
 
 def _add_gram(total: Tensor, A: Tensor) -> None:
