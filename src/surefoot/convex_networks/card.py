@@ -12,8 +12,7 @@ from surefoot.core.system import Inputs, InputSpec, Paper, Sample, System, Trait
 
 if TYPE_CHECKING:
     from surefoot.convex_networks.problem import Network, PatternProgram
-    from surefoot.convex_networks.sampled import SampledTraining
-    from surefoot.convex_networks.training import ConvexTraining
+    from surefoot.core.method import Method
     from surefoot.core.rundir import RunDir
     from surefoot.core.solve import Result
 
@@ -144,7 +143,7 @@ def _breast_cancer(inputs: Inputs, note: str) -> tuple[Any, Any, tuple[str, ...]
     return data.data, data.target, tuple(str(n) for n in data.feature_names), 400
 
 
-def method(options: Options) -> ConvexTraining | SampledTraining:
+def method(options: Options) -> Method[PatternProgram, Any, Network]:
     """The method that the options describe.
 
     Raises:

@@ -141,7 +141,9 @@ class Move:
                     # the two blocks of a pattern push the same rows: (V^-1 + W^-1) = R'R, one product instead of two
                     eyes = solver.eye.expand(lot.stop - lot.start, d, d)
                     inverses = [torch.linalg.solve_triangular(L[lot], eyes, upper=False) for L in (first, second)]
-                    R = torch.linalg.qr(torch.cat(inverses, dim=1), mode="r").R  # not by the sum: blocks span many orders
+                    R = torch.linalg.qr(
+                        torch.cat(inverses, dim=1), mode="r"
+                    ).R  # not by the sum: blocks span many orders
                     A = (R.reshape(-1, d) @ X.T).reshape(-1, d, n) * D[a - part.start : lot.stop - part.start, None, :]
                     _add_gram(total, A.reshape(-1, n))
             self.factor = torch.linalg.cholesky(total)
