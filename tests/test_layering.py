@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "surefoot"
 FLOORS = ("surefoot.core", "surefoot.numerics", "surefoot.data", "surefoot.records")
 CHECKERS = sorted(SOURCE.glob("*/*verify*.py"), key=str)
-DOMAIN_CHECKERS = [p for p in CHECKERS if p.parent.name != "core"]
+DOMAIN_CHECKERS = [p for p in CHECKERS if p.parent.name != "core"] + sorted(SOURCE.glob("*/verify/*.py"), key=str)
 REFERENCES = sorted(SOURCE.glob("*/*reference*.py"), key=str)
 
 
@@ -29,12 +29,13 @@ def imports(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", DOMAIN_CHECKERS, ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_checkers_share_nothing_with_solvers(path: Path) -> None:
     """Allowed: the floors below, the domain's problems with the modules they are stated in, and other checkers."""
-    domain = f"surefoot.{path.parent.name}"
-    problems = sorted(path.parent.glob("*problem.py"))  # a domain of two systems may have two
+    folder = path.parent.parent if path.parent.name == "verify" else path.parent
+    domain = f"surefoot.{folder.name}"
+    problems = sorted(folder.glob("*problem.py"))  # a domain of two systems may have two
     stated_in = {name for problem in problems for name in imports(problem)}
     for name in imports(path):
         vocabulary = name in stated_in or name in {f"{domain}.{problem.stem}" for problem in problems}
-        allowed = name.startswith(FLOORS) or vocabulary or "verify" in name.split(".")[-1]
+        allowed = name.startswith(FLOORS) or vocabulary or "verify" in name.removeprefix(domain)
         assert allowed, f"{path.name} imports {name}"
 
 

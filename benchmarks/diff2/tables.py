@@ -50,7 +50,7 @@ def measured(model: Any, data: Any) -> dict[str, float]:
     square = sum(float(p.grad.square().sum()) for p in model.parameters())
     with torch.no_grad():
         test = (model(torch.from_numpy(data["test"]))[:, 0] - torch.from_numpy(data["y_test"])).square().mean()
-    return {"train": float(loss), "square": square, "test": float(test)}
+    return {"train": loss.item(), "square": square, "test": test.item()}
 
 
 def timed(call: Any) -> tuple[float, Any]:

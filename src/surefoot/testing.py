@@ -369,9 +369,9 @@ def check_optimizer(factory: Callable[[Any], torch.optim.Optimizer]) -> None:
 
     x, loss = problem()
     optimizer = factory(x)
-    before = float(loss())
+    before = loss().item()
     train(12, x, loss, optimizer)
-    assert float(loss()) < before, "the loss did not fall on a quadratic"
+    assert loss().item() < before, "the loss did not fall on a quadratic"
     y, loss_y = problem()
     first = factory(y)
     train(6, y, loss_y, first)

@@ -133,6 +133,26 @@ def test_a_recipe_is_imported_by_run_and_by_trust_only(
     assert main(["verify", str(root), "--trust", "--quiet"]) == 0
     assert mark.exists()
     forget()
+    source = tmp_path / "recipe_of_a_stranger.py"
+    source.write_text(source.read_text().replace("arange(5.0", "arange(6.0"))
+    capsys.readouterr()
+    assert main(["verify", str(root), "--trust"]) == 3
+    assert "changed since the run" in capsys.readouterr().out.replace("\n", " ")
+    forget()
+    source.unlink()
+    assert main(["verify", str(root), "--trust"]) == 3
+    said = " ".join(capsys.readouterr().out.split())
+    assert "No module named 'recipe_of_a_stranger'" in said
+    assert "changed" not in said
+
+
+def test_a_recipe_without_its_function_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "recipe_without_it.py").write_text("other = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["run", "toy", "recipe_without_it:make", "-o", str(tmp_path / "run"), "--quiet"]) == 1
+    assert "the module 'recipe_without_it' has no 'make'" in " ".join(capsys.readouterr().err.split())
 
 
 # ---- files that are not what they say ------------------------------------------------------------------------

@@ -119,19 +119,9 @@ def _truth(inputs: Inputs, names: tuple[str, ...]) -> Any:
 
 
 def _sample(inputs: Inputs) -> tuple[tuple[str, ...], Any, Any]:
-    import logging
+    from surefoot.data.samples import at_hand
 
-    from surefoot.data.samples import SampleMissingError
-
-    if inputs.only != FALLBACK.id:
-        try:
-            return _sachs(inputs)
-        except SampleMissingError as error:
-            if inputs.only == SAMPLE.id:
-                raise FileNotFoundError(str(error)) from error
-            logging.getLogger(__name__).warning("fallback sample: %s", error)
-            return _generated(inputs, str(error))
-    return _generated(inputs, "")
+    return at_hand(inputs, SAMPLE, lambda: _sachs(inputs), lambda note: _generated(inputs, note))
 
 
 def _sachs(inputs: Inputs) -> tuple[tuple[str, ...], Any, Any]:

@@ -104,19 +104,9 @@ def load(options: Options, inputs: Inputs) -> PatternProgram:
 
 
 def _sample(inputs: Inputs) -> tuple[Any, Any, tuple[str, ...], int]:
-    import logging
+    from surefoot.data.samples import at_hand
 
-    from surefoot.data.samples import SampleMissingError
-
-    if inputs.only != FALLBACK.id:
-        try:
-            return _digits(inputs)
-        except SampleMissingError as error:
-            if inputs.only == SAMPLE.id:
-                raise FileNotFoundError(str(error)) from error
-            logging.getLogger(__name__).warning("fallback sample: %s", error)
-            return _breast_cancer(inputs, str(error))
-    return _breast_cancer(inputs, "")
+    return at_hand(inputs, SAMPLE, lambda: _digits(inputs), lambda note: _breast_cancer(inputs, note))
 
 
 def _digits(inputs: Inputs) -> tuple[Any, Any, tuple[str, ...], int]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from surefoot.records.files import sha256
+from surefoot.records.inputs import Inputs, Sample
 
 log = logging.getLogger(__name__)
 DIGITS = 16
+T = TypeVar("T")
 
 
 class SampleMissingError(LookupError):
@@ -45,6 +48,28 @@ class PackagedFile:
             "bytes": self.path.stat().st_size,
             "note": self.note,
         }
+
+
+def at_hand(inputs: Inputs, sample: Sample, first: Callable[[], T], second: Callable[[str], T]) -> T:
+    """What the first sample gives, or, where its package is missing, the fallback, with a warning; a verification takes the one that was used.
+
+    Args:
+        first: reads `sample` and records it in `inputs`.
+        second: reads `sample.fallback` and records it; takes the note to record with it ("" or why the first is missing).
+
+    Raises:
+        FileNotFoundError: a verification needs the first and its package is missing.
+    """
+    assert sample.fallback is not None
+    if inputs.only == sample.fallback.id:
+        return second("")
+    try:
+        return first()
+    except SampleMissingError as error:
+        if inputs.only == sample.id:
+            raise FileNotFoundError(str(error)) from error
+        log.warning("fallback sample: %s", error)
+        return second(str(error))
 
 
 def packaged(top_level_name: str, inside: str, *, digest: str, distribution: str = "", extra: str = "") -> PackagedFile:

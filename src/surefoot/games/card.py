@@ -133,19 +133,12 @@ def _from_arrays(path: Path) -> Any:
 
 
 def _sample(options: Options, inputs: Inputs) -> Any:
-    import logging
+    from surefoot.data.samples import at_hand
 
-    from surefoot.data.samples import SampleMissingError
+    return at_hand(inputs, SAMPLE, lambda: _cars(options, inputs), lambda note: _duopoly(options, inputs, note))
 
-    note = ""
-    if inputs.only != FALLBACK.id:
-        try:
-            return _cars(options, inputs)
-        except SampleMissingError as error:
-            if inputs.only == SAMPLE.id:
-                raise FileNotFoundError(str(error)) from error
-            logging.getLogger(__name__).warning("fallback sample: %s", error)
-            note = str(error)
+
+def _duopoly(options: Options, inputs: Inputs, note: str) -> Any:
     from surefoot.games.models import COURNOT_COSTS, COURNOT_EQUILIBRIUM, COURNOT_EXPONENTS, cournot_game
     from surefoot.records.fingerprint import fingerprint
 

@@ -125,27 +125,21 @@ def load(options: Options, inputs: Inputs) -> Any:
 
 
 def _sample(options: Options, inputs: Inputs) -> Any:
-    import logging
-
-    from surefoot.data.samples import SampleMissingError
+    from surefoot.data.samples import at_hand
     from surefoot.privacy.site_tables import health_sites, tumour_clients
     from surefoot.records.fingerprint import fingerprint
 
-    note = ""
-    if inputs.only != FALLBACK.id:
-        try:
-            table, record, digest = health_sites(options.one_year_each)
-        except SampleMissingError as error:
-            if inputs.only == SAMPLE.id:
-                raise FileNotFoundError(str(error)) from error
-            logging.getLogger(__name__).warning("fallback sample: %s", error)
-            note = str(error)
-        else:
-            inputs.sample(SAMPLE, sha256=digest, **record)
-            return table, options.loss
-    table = tumour_clients(options.clients)
-    inputs.sample(FALLBACK, sha256=fingerprint(table.features, table.targets), note=note)
-    return table, "logistic"
+    def health() -> Any:
+        table, record, digest = health_sites(options.one_year_each)
+        inputs.sample(SAMPLE, sha256=digest, **record)
+        return table, options.loss
+
+    def tumours(note: str) -> Any:
+        table = tumour_clients(options.clients)
+        inputs.sample(FALLBACK, sha256=fingerprint(table.features, table.targets), note=note)
+        return table, "logistic"
+
+    return at_hand(inputs, SAMPLE, health, tumours)
 
 
 def run(options: Options, problem: Any, run: RunDir | None) -> Result[Any]:

@@ -147,33 +147,29 @@ def _records(options: Options, inputs: Inputs) -> tuple[Any, Any, str]:
 
 
 def _sample(options: Options, inputs: Inputs) -> tuple[Any, Any, str]:
-    import logging
-
     from surefoot.data.health import health_visits
-    from surefoot.data.samples import SampleMissingError
+    from surefoot.data.samples import at_hand
     from surefoot.privacy.stationary_input import scaled, tumours
 
     if options.loss == "huber":
         raise ValueError("the sample's target is yes or no; --loss huber needs a table with numbers to predict")
-    note = ""
-    if inputs.only != FALLBACK.id:
+
+    def visits() -> tuple[Any, Any, str]:
         if options.group not in ("", "person"):
             raise ValueError(
                 f"--group {options.group!r}: the sample knows 'person' (one year of each) or none (person-years)"
             )
-        try:
-            table = health_visits(one_year_each=options.group == "person")
-        except SampleMissingError as error:
-            if inputs.only == SAMPLE.id:
-                raise FileNotFoundError(str(error)) from error
-            logging.getLogger(__name__).warning("fallback sample: %s", error)
-            note = str(error)
-        else:
-            inputs.sample(SAMPLE, sha256=table.source.sha256, **table.source.record())
-            unit = "person, with one year each" if options.group else "person-year (a person has up to five)"
-            return table.features / table.features.shape[1] ** 0.5, (table.visits > 0).astype(float), unit
-    names, values, malignant, ranges = tumours(inputs, FALLBACK, note)
-    return scaled(values, names, ranges), malignant, "tumour"
+        table = health_visits(one_year_each=options.group == "person")
+        assert table.source is not None
+        inputs.sample(SAMPLE, sha256=table.source.sha256, **table.source.record())
+        unit = "person, with one year each" if options.group else "person-year (a person has up to five)"
+        return table.features / table.features.shape[1] ** 0.5, (table.visits > 0).astype(float), unit
+
+    def patients(note: str) -> tuple[Any, Any, str]:
+        names, values, malignant, ranges = tumours(inputs, FALLBACK, note)
+        return scaled(values, names, ranges), malignant, "tumour"
+
+    return at_hand(inputs, SAMPLE, visits, patients)
 
 
 def budget(options: Options, problem: PrivateRisk) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import importlib
+import inspect
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -87,10 +88,11 @@ class Inputs:
         return path
 
     def factory(self, role: str) -> Any:
-        """What the recipe `module:factory` names; only where code is trusted.
+        """What the recipe `module:factory` names, recorded with the hash of its source; only where code is trusted.
 
         Raises:
             UnsafeFileError: in a verification without `--trust`.
+            ImportError: the module is not there, or has no such name.
         """
         text = self._given[role]
         if not self.trust:
@@ -100,8 +102,14 @@ class Inputs:
         module, _, name = text.rpartition(":")
         if "" not in sys.path:
             sys.path.insert(0, "")
-        self.records.append({"role": role, "origin": "recipe", "path": text, "sha256": "", "copied": False})
-        return getattr(importlib.import_module(module), name)
+        found = getattr(importlib.import_module(module), name, None)
+        if found is None:
+            raise ImportError(f"input {role!r}: the module {module!r} has no {name!r}")
+        home = sys.modules.get(getattr(inspect.unwrap(found), "__module__", module))
+        source = Path(getattr(home, "__file__", None) or "")
+        digest = sha256(source) if source.is_file() else ""
+        self.records.append({"role": role, "origin": "recipe", "path": text, "sha256": digest, "copied": False})
+        return found
 
     def sample(self, sample: Sample, *, sha256: str, **more: Any) -> None:
         """Record that the card read this sample (`more`: distribution, version, path, bytes, note)."""

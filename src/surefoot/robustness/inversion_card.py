@@ -129,19 +129,14 @@ def _sigma(options: Options) -> float:
 
 
 def _sample(options: Options, inputs: Inputs) -> Any:
-    import logging
+    from surefoot.data.samples import at_hand
 
-    from surefoot.data.samples import SampleMissingError
-
-    if inputs.only != FALLBACK.id:
-        try:
-            return _poisoned(options, inputs, SAMPLE, "")
-        except SampleMissingError as error:
-            if inputs.only == SAMPLE.id:
-                raise FileNotFoundError(str(error)) from error
-            logging.getLogger(__name__).warning("fallback sample: %s", error)
-            return _poisoned(options, inputs, FALLBACK, str(error))
-    return _poisoned(options, inputs, FALLBACK, "")
+    return at_hand(
+        inputs,
+        SAMPLE,
+        lambda: _poisoned(options, inputs, SAMPLE, ""),
+        lambda note: _poisoned(options, inputs, FALLBACK, note),
+    )
 
 
 def _poisoned(options: Options, inputs: Inputs, sample: Sample, note: str) -> Any:

@@ -150,7 +150,7 @@ def _module(name: str, module: nn.Module, read: tuple[int, ...], size: tuple[int
             raise ValueError(f"layer {name!r} normalises by the batch; it is no function of one image")
         gain = torch.ones_like(module.running_var) if module.weight is None else module.weight
         scale = gain.double().abs() / (module.running_var.double() + module.eps).sqrt()
-        return Layer(name, "scale", read, factor=float(scale.max()))
+        return Layer(name, "scale", read, factor=scale.max().item())
     if isinstance(module, nn.MaxPool2d):
         return Layer(name, "overlap", read, factor=_overlap(module.kernel_size, module.stride, module.dilation))
     if isinstance(module, nn.AvgPool2d):

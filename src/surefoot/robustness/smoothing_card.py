@@ -139,29 +139,23 @@ def noise(options: Options) -> Any:
 
 
 def _sample(options: Options, inputs: Inputs) -> Any:
-    import logging
-
     from surefoot.data.digits import mnist_5000, small_digits
-    from surefoot.data.samples import SampleMissingError
+    from surefoot.data.samples import at_hand
     from surefoot.records.fingerprint import fingerprint
 
-    if inputs.only != FALLBACK.id:
-        try:
-            digits = mnist_5000()
-            assert digits.source is not None
-            inputs.sample(SAMPLE, sha256=digits.source.sha256, **digits.source.record())
-            return _trained(options, inputs, digits, digits.source.sha256)
-        except SampleMissingError as error:
-            if inputs.only == SAMPLE.id:
-                raise FileNotFoundError(str(error)) from error
-            logging.getLogger(__name__).warning("fallback sample: %s", error)
-            note = str(error)
-    else:
-        note = ""
-    digits = small_digits()
-    digest = fingerprint(digits.images, digits.labels)
-    inputs.sample(FALLBACK, sha256=digest, note=note)
-    return _trained(options, inputs, digits, digest)
+    def mnist() -> Any:
+        digits = mnist_5000()
+        assert digits.source is not None
+        inputs.sample(SAMPLE, sha256=digits.source.sha256, **digits.source.record())
+        return _trained(options, inputs, digits, digits.source.sha256)
+
+    def small(note: str) -> Any:
+        digits = small_digits()
+        digest = fingerprint(digits.images, digits.labels)
+        inputs.sample(FALLBACK, sha256=digest, note=note)
+        return _trained(options, inputs, digits, digest)
+
+    return at_hand(inputs, SAMPLE, mnist, small)
 
 
 def _trained(options: Options, inputs: Inputs, digits: Any, digest: str) -> Any:

@@ -131,26 +131,21 @@ def _picture(options: Options, path: Path) -> Any:
 
 
 def _sample(options: Options, inputs: Inputs) -> Any:
-    import logging
-
-    from surefoot.data.samples import SampleMissingError
+    from surefoot.data.samples import at_hand
+    from surefoot.records.fingerprint import fingerprint
     from surefoot.splatting.loading import stereo_capture, turntable_capture
 
-    if options.sample == "stereo" and inputs.only != FALLBACK.id:
-        try:
-            capture, pair = stereo_capture(options.reduce or 2, options.stride)
-        except SampleMissingError as error:
-            if inputs.only is not None:
-                raise
-            logging.getLogger(__name__).warning("%s; the generated turntable is used instead", error)
-        else:
-            from surefoot.records.fingerprint import fingerprint
+    def turntable(note: str = "") -> Any:
+        capture = turntable_capture()
+        inputs.sample(FALLBACK, sha256=capture.fingerprint(), note=note)
+        return capture
 
-            inputs.sample(SAMPLE, sha256=fingerprint([s.sha256 for s in pair.sources]), **pair.sources[0].record())
-            return capture
-    capture = turntable_capture()
-    inputs.sample(FALLBACK, sha256=capture.fingerprint())
-    return capture
+    def stereo() -> Any:
+        capture, pair = stereo_capture(options.reduce or 2, options.stride)
+        inputs.sample(SAMPLE, sha256=fingerprint([s.sha256 for s in pair.sources]), **pair.sources[0].record())
+        return capture
+
+    return turntable() if options.sample == "turntable" else at_hand(inputs, SAMPLE, stereo, turntable)
 
 
 def method(options: Options) -> Any:

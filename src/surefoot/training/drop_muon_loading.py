@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from surefoot.core.system import Inputs, Sample
 from surefoot.data.digits import mnist_5000, small_digits
 from surefoot.data.images import read_images
-from surefoot.data.samples import SampleMissingError
+from surefoot.data.samples import at_hand
 from surefoot.records.files import UnsafeFileError, regular
 from surefoot.records.fingerprint import fingerprint
 from surefoot.training.drop_muon_problem import LeastSquares, MuonTask, least_squares
@@ -20,7 +19,6 @@ from surefoot.training.muon_networks import build
 if TYPE_CHECKING:
     from surefoot.training.drop_muon_card import Options
 
-log = logging.getLogger(__name__)
 TEXT = (".txt", ".md", ".text")
 LARGEST_TEXT = 64 << 20
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -55,15 +53,7 @@ def load_problem(options: Options, inputs: Inputs, sample: Sample, fallback: Sam
 
 
 def _digits(inputs: Inputs, sample: Sample, fallback: Sample) -> tuple[Any, str, Sample]:
-    if inputs.only == fallback.id:
-        return small_digits(), "", fallback
-    try:
-        return mnist_5000(), "", sample
-    except SampleMissingError as error:
-        if inputs.only == sample.id:
-            raise FileNotFoundError(str(error)) from error
-        log.warning("fallback sample: %s", error)
-        return small_digits(), str(error), fallback
+    return at_hand(inputs, sample, lambda: (mnist_5000(), "", sample), lambda note: (small_digits(), note, fallback))
 
 
 def _task(options: Options, inputs: Inputs, x: Array, y: Array, train: int, *, shuffled: bool) -> MuonTask:
