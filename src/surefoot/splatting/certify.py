@@ -17,7 +17,7 @@ from surefoot.splatting.gradients import gradient_claim
 from surefoot.splatting.intervals import interval_claims
 from surefoot.splatting.problem import Capture, Trained
 from surefoot.splatting.rasterize import Rendering, Settings
-from surefoot.splatting.reference import Contributions, contributions, hull_successors, project, render_reference
+from surefoot.splatting.reference import Contributions, contributions, hull_successors, render_reference, shadows
 
 CARD = "convex-splatting"
 PROBES = 150  # pixels of all judged photos together
@@ -213,16 +213,14 @@ def _erosion(problem: Capture, scene: Trained, index: int) -> float:
     """log m / (z delta |edge|) for the shortest edge, the median over convexes before the camera."""
     p = parameters(scene, torch.float64)
     matrix = torch.from_numpy(problem.matrices[index])
-    shown = project(p["points"], torch.from_numpy(problem.views[index]), matrix)
-    kept = (shown.depth > scene.near) & (shown.depths > 0.01 * scene.near).all(dim=1)
-    corners, depth = shown.corners[kept], shown.depth[kept]
-    following = hull_successors(corners)
-    ends = torch.gather(corners, 1, following.clamp(min=0)[..., None].expand_as(corners))
-    used = following >= 0
-    length = torch.where(used, (ends - corners).norm(dim=-1), torch.inf).amin(dim=1)
-    delta = p["log_delta"].exp()[kept] * scene.focal**2 / (matrix[0, 0] * matrix[1, 1])
-    many = used.sum(dim=1)
-    solid = many >= 3
-    if not solid.any():
-        return 0.0
-    return float(np.median((torch.log(many.double()) / (depth * delta * length))[solid].numpy()))
+    delta = p["log_delta"].exp() * scene.focal**2 / (matrix[0, 0] * matrix[1, 1])
+    found = []
+    for rows, shown in shadows(p["points"], torch.from_numpy(problem.views[index]), matrix, scene.near):
+        following = hull_successors(shown.corners)
+        ends = torch.gather(shown.corners, 1, following.clamp(min=0)[..., None].expand_as(shown.corners))
+        used = following >= 0
+        length = torch.where(used, (ends - shown.corners).norm(dim=-1), torch.inf).amin(dim=1)
+        many = used.sum(dim=1)
+        found.append((torch.log(many.double()) / (shown.depth * delta[rows] * length))[many >= 3])
+    erosion = torch.cat(found).numpy()
+    return float(np.median(erosion)) if len(erosion) else 0.0
