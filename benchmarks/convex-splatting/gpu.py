@@ -101,13 +101,9 @@ def convexes(request: dict[str, Any]) -> dict[str, Any]:
     with torch.no_grad():
         value["forward_s"] = timed(forward, device, request["times"])
         shown = forward().image.cpu()
+        first, second, third, fourth, fifth = (t.cpu() for t in leaves)
         known = rasterize(
-            *(t.cpu() for t in (points, delta, sigma, opacity, colors)),
-            view[None],
-            matrix[None],
-            WIDTH,
-            HEIGHT,
-            settings=settings,
+            first, second, third, fourth, fifth, view[None], matrix[None], WIDTH, HEIGHT, settings=settings
         ).image
     value["largest_difference_from_cpu"] = float((shown - known).abs().max())
     return {"seconds": timed(both, device, request["times"]), "value": value}

@@ -5,6 +5,7 @@ All are measured: of the held-out photos, each pixel; of the model, pixels that 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from surefoot.core.certificate import Certificate, Claim
 from surefoot.numerics.images import psnr, ssim_map
 from surefoot.splatting.gradients import gradient_claim
+from surefoot.splatting.intervals import interval_claims
 from surefoot.splatting.problem import Capture, Trained
 from surefoot.splatting.rasterize import Rendering, Settings
 from surefoot.splatting.reference import Contributions, contributions, hull_successors, render_reference, shadows
@@ -53,8 +55,14 @@ def judged(problem: Capture) -> tuple[int, ...]:
     return problem.test or problem.train[:1]
 
 
-def certify_scene(problem: Capture, scene: Trained, seed: int = 0) -> Certificate:
-    """All claims about `scene`."""
+def certify_scene(
+    problem: Capture, scene: Trained, seed: int = 0, before: Sequence[Array] | None = None
+) -> Certificate:
+    """All claims about `scene`.
+
+    Args:
+        before: squared errors of the judged photos' blocks as training started (`intervals.block_sums`), where they are known.
+    """
     places, images, bounds, lefts, weights = judged(problem), {}, [], [], []
     probes = _probes(problem, places, seed)
     for number, index in enumerate(places):
@@ -87,6 +95,11 @@ def certify_scene(problem: Capture, scene: Trained, seed: int = 0) -> Certificat
     gradient, evidence["gradient.npz"] = gradient_claim(
         problem, scene, places[0], probes["row"][first], probes["column"][first], np.random.default_rng(seed + 1)
     )
+    intervals, tables = interval_claims(
+        list(images.values()), [problem.photos[i] for i in places], [problem.masks[i] for i in places], before, kind
+    )
+    if tables:
+        evidence["blocks.npz"] = tables
     claims = [
         Claim(
             name="psnr", statement=f"Mean PSNR over the {kind} photos' pixels{seen}, in dB", value=close, relation=">=", kind="measured",
@@ -121,6 +134,7 @@ def certify_scene(problem: Capture, scene: Trained, seed: int = 0) -> Certificat
             value=_erosion(problem, scene, places[0]), relation=">=", kind="measured", check="shape", evidence=("answer", "centroids.npz"),
         ),
         gradient,
+        *intervals,
     ]  # fmt: skip
     return Certificate(CARD, tuple(claims), problem.fingerprint(), evidence)
 

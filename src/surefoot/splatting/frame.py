@@ -301,7 +301,8 @@ def _sums_of_blocks(
 def error_bound(
     frame: Frame, colors: Tensor, background: Tensor, left: Tensor, missed: Tensor, listed: float
 ) -> Tensor:
-    """Range of the colours times what was left out: alpha T of skipped samples, T where a pixel stopped, alpha of unlisted convexes."""
+    """Range of the colours times what was left out (alpha T of skipped samples, T where a pixel stopped, alpha of unlisted convexes) and
+    what rounding to float32 may have moved alpha."""
     launcher, p = frame.launcher, frame.prepared
     wp, array, cameras = launcher.wp, launcher.array, len(background)
     tiles = torch.zeros(cameras * frame.across * frame.down, device=left.device)

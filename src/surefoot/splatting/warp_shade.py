@@ -17,6 +17,7 @@ import warp as wp
 wp.set_module_options({"enable_backward": False})
 
 CLAMP = wp.constant(0.99)
+ROUNDING = wp.constant(2.4e-7)  # four roundings to float32, in the error bound
 
 
 def shading(lanes: int) -> Any:
@@ -87,6 +88,18 @@ def shading(lanes: int) -> Any:
             for lane in range(LANES):
                 top[lane] = wp.where(d[lane] > top[lane], d[lane], top[lane])  # wp.max minds NaN, lane by lane
         return top
+
+    @wp.func
+    def rounding_of(edges: wp.array2d(dtype=wp.vec3), g: int, m: int, x: V, y: float, extent: float):
+        """The largest sum of the sizes of d_k's terms, and of what its corners, known to a rounding of the image's extent, can move it."""
+        most = V(0.0)
+        for k in range(m):
+            e = edges[g, k]
+            rest = wp.abs(e[1] * y) + wp.abs(e[2]) + (wp.abs(e[0]) + wp.abs(e[1])) * extent
+            for lane in range(LANES):
+                size = wp.abs(e[0] * x[lane]) + rest
+                most[lane] = wp.where(size > most[lane], size, most[lane])
+        return most
 
     @wp.func
     def lowest_of(x: V):
@@ -215,6 +228,10 @@ def shading(lanes: int) -> Any:
                 left[at] = after
                 last[at] = latest
                 if bounding == 1:
+                    off = rounding_of(edges, g, m, x, y, float(across * tile)) * (ROUNDING * q[2] * s * a)
+                    for lane in range(LANES):
+                        slip = wp.min(off[lane] * inside[lane] * (1.0 - inside[lane]), 1.0)
+                        lost[lane] = lost[lane] + wp.where(T[lane] > 0.0, T[lane], 0.0) * slip
                     missed[at] = missed[at] + lost
                 if lowest_of(-after) >= 0.0:
                     alive -= 1
