@@ -38,6 +38,9 @@ class Arm:
     optimizer: DropMuon
 
 
+DIVERGED = 1e4  # a cross-entropy beyond this is no training any more
+
+
 @dataclass(kw_only=True)
 class DropMuonState(State):
     weights: dict[str, Tensor]
@@ -238,7 +241,13 @@ class TrainMuon(Method[MuonTask, DropMuonState, dict[str, Tensor]]):
             loss.backward()
             return loss
 
-        return float(arm.optimizer.step(closure).detach())
+        loss = float(arm.optimizer.step(closure).detach())
+        if not loss <= DIVERGED:
+            whose = "" if arm is self._alive(problem, state)[0] else "full Muon beside it "
+            raise ValueError(
+                f"{whose}diverged at step {state.k}: the loss is {loss:.3g} at lr {self.lr:g}; take a smaller one"
+            )
+        return loss
 
     def look(self, state: DropMuonState) -> Look:
         row = {"loss": state.loss, "work": state.work, "layers": float(np.mean(state.masks[-1]))}
