@@ -12,6 +12,7 @@ import torch
 
 from surefoot.convex_networks.card import CARD, Options
 from surefoot.convex_networks.export import read_network, to_onnx, to_torch
+from surefoot.core.certificate import read_claims
 from surefoot.core.rundir import RunDir, RunReader
 from surefoot.core.system import Inputs, execute
 from surefoot.core.verify import verify_run
@@ -106,3 +107,23 @@ def test_files_of_an_answer_must_agree(tmp_path: Path) -> None:
     np.savez(reader.answer_dir / "network.npz", **stored)
     with pytest.raises(ValueError, match="hold different networks"):
         read_network(reader.answer_dir)
+
+
+def test_the_sampled_program_from_the_card(tmp_path: Path) -> None:
+    data = frame()
+    options = replace(QUICK, program="sampled", neurons=400, holdout=0.2, local_runs=1, local_width=8, local_steps=100)
+    reader = run(data, tmp_path / "sampled", options)
+    claims = {claim.name: claim for claim in read_claims(reader)}
+    assert claims["program_gap"].outcome == "holds"
+    assert claims["global_gap"].kind == "proved"  # rank 3 with the bias
+    exact = run(data, tmp_path / "cone", replace(QUICK, holdout=0.2, rounds=12, global_tolerance=1e-4))
+    better = {claim.name: claim for claim in read_claims(exact)}
+    low = float(better["network"].value) * (1 - float(better["global_gap"].value))  # type: ignore[arg-type]
+    drawn = float(claims["network"].value)  # type: ignore[arg-type]
+    # the bound of the one program is below the network of the other
+    assert low <= drawn * (1 + 1e-9)
+    assert drawn * (1 - float(claims["global_gap"].value)) <= float(better["network"].value) * (1 + 1e-9)  # type: ignore[arg-type]
+    assert "sampled program's optimum" in CARD.headline(reader)
+    for wrong, message in (({"loss": "hinge"}, "needs a smooth loss"), ({"radius": 0.1}, "does not train against")):
+        with pytest.raises(ValueError, match=message):
+            run(data, tmp_path / next(iter(wrong)), replace(options, **wrong))

@@ -9,11 +9,12 @@ from scipy import sparse
 
 from surefoot.convex_networks.interior import Interior
 from surefoot.convex_networks.patterns import pattern_of, robust_margins, sample_robust_patterns
-from surefoot.convex_networks.problem import PatternProgram, make_program
+from surefoot.convex_networks.problem import Network, PatternProgram, covered_columns, make_program, ordered
 from surefoot.convex_networks.recovery import network_value
 from surefoot.convex_networks.robust import attack, score_ranges, worst_loss
 from surefoot.convex_networks.training import ConvexTraining
-from surefoot.convex_networks.verify import CHECKS, row_range
+from surefoot.convex_networks.verify import CHECKS
+from surefoot.convex_networks.verify_losses import row_range
 from surefoot.core.random import Streams
 from surefoot.core.solve import solve
 from surefoot.core.verify import verify
@@ -262,3 +263,29 @@ def test_the_worst_loss_is_at_an_end() -> None:
         y = torch.ones_like(scores)
         net = torch.stack([problem.loss.value(scores + shift, y) for shift in np.linspace(-0.7, 0.7, 15)])
         torch.testing.assert_close(worst_loss(problem, scores, reach, y), net.amax(dim=0))
+
+
+def test_an_answer_that_is_the_local_rival_says_so(tmp_path) -> None:
+    """One pattern for a table that needs more: the network trained beside it wins, and claim, headline and checker tell."""
+    problem = robust("hinge", 0.12)
+    result = solve(problem, ConvexTraining(arrangements=1, local_runs=1, local_width=20, local_steps=300, polish=False))
+    assert result.certificate is not None
+    claim = result.certificate.claim("rival")
+    network = float(result.certificate.claim("network").value)  # type: ignore[arg-type]
+    assert float(claim.value) > network * 1.01  # type: ignore[arg-type]
+    assert float(claim.bound) == network  # type: ignore[arg-type]
+    verdicts = {v.claim: v.verdict for v in verify(result.certificate, CHECKS, problem, result.answer)}
+    assert set(verdicts.values()) == {"confirmed"}
+    other = Network(*ordered(1.001 * result.answer.hidden, result.answer.output), problem.scaling, problem.classes)
+    spoiled = {v.claim: v.verdict for v in verify(result.certificate, CHECKS, problem, other)}
+    assert spoiled["rival"] == "refuted"
+
+
+def test_a_radius_that_leaves_nothing_to_learn_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    X, y = xor()
+    problem = make_program(X, y, loss="hinge", penalty=3e-3, scale=False, radius=30.0, names=("width", "height"))
+    assert covered_columns(problem) == ["width", "height"]
+    assert covered_columns(robust("hinge", 0.05)) == []
+    solve(problem, ConvexTraining(arrangements=4), certify=False)
+    assert "half the range of columns 'width', 'height'" in caplog.text
+    assert "almost constant" in caplog.text

@@ -7,7 +7,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         "estimator": ["ConvexReLUClassifier", "ConvexReLURegressor"],
         "problem": ["Network", "PatternProgram", "Scaling", "make_program"],
-        "sampled": ["Sampled", "train_sampled"],
+        "sampled": ["Sampled", "SampledTraining", "train_sampled"],
         "training": ["ConvexTraining"],
         "patterns": ["PatternSet", "cell_count", "sample_patterns"],
         "export": ["read_network", "to_onnx", "to_torch", "write_network"],

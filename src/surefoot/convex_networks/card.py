@@ -12,7 +12,7 @@ from surefoot.core.system import Inputs, InputSpec, Paper, Sample, System, Trait
 
 if TYPE_CHECKING:
     from surefoot.convex_networks.problem import Network, PatternProgram
-    from surefoot.convex_networks.training import ConvexTraining
+    from surefoot.core.method import Method
     from surefoot.core.rundir import RunDir
     from surefoot.core.solve import Result
 
@@ -36,6 +36,11 @@ class Options:
     radius: float = 0.0
     """Train against perturbations of every cell by up to this much: in standard deviations of its column, or with --no-scale in the
     column's unit. 0 trains on the table as it is."""
+    program: Literal["cone", "sampled"] = "cone"
+    """"cone": weights in the cones of patterns, down to a bound over all networks. "sampled": hidden directions are drawn and only output
+    weights are learnt (a lasso); simpler, above the optimum, smooth losses only."""
+    neurons: int = 1000
+    """Directions drawn for the sampled program."""
     patterns: Literal["auto", "fixed"] = "auto"
     """"fixed" keeps the hyperplanes drawn; "auto" prices others in until a bound over all of them is close."""
     arrangements: int = 50
@@ -53,13 +58,19 @@ class Options:
     candidates: int = 100
     """Patterns added in a round."""
     local_runs: int = 3
-    """Networks trained by Adam and L-BFGS beside it; with "auto" their patterns join the first program."""
+    """Networks trained by Adam and L-BFGS beside it."""
     local_width: int = 100
     """Their neurons."""
     local_steps: int = 800
     """Their Adam steps."""
+    polish: bool = True
+    """Their patterns join the first program, which can then only improve on them."""
     scale: bool = True
     """Standardise the columns."""
+    bias: bool = True
+    """Give every neuron a bias (a column of ones)."""
+    memory: float = 2.0
+    """GiB that the solver may take; multipliers beyond it go to a mapped file."""
     holdout: float = 0.0
     """Share of the rows kept apart, to try the network on."""
 
@@ -122,8 +133,30 @@ def _breast_cancer(inputs: Inputs, note: str) -> tuple[Any, Any, tuple[str, ...]
     return data.data, data.target, tuple(str(n) for n in data.feature_names), 400
 
 
-def method(options: Options) -> ConvexTraining:
-    """The method that the options describe."""
+def method(options: Options) -> Method[PatternProgram, Any, Network]:
+    """The method that the options describe.
+
+    Raises:
+        ValueError: options that do not go together.
+    """
+    if not options.memory > 0:
+        raise ValueError(f"--memory is {options.memory}; expected GiB > 0")
+    memory = int(options.memory * 2**30)
+    if options.program == "sampled":
+        from surefoot.convex_networks.sampled import SampledTraining
+
+        if options.radius:
+            raise ValueError(
+                "--program sampled does not train against perturbations; leave out --radius or take --program cone"
+            )
+        if options.loss in ("hinge", "huber", "quantile"):
+            raise ValueError(
+                f"--program sampled needs a smooth loss (squared, logistic), not {options.loss}; take --program cone"
+            )
+        return SampledTraining(
+            neurons=options.neurons, tolerance=options.tolerance, iterations=5 * options.iterations,
+            local_runs=options.local_runs, local_width=options.local_width, local_steps=options.local_steps, memory=memory,
+        )  # fmt: skip
     from surefoot.convex_networks.training import ConvexTraining
 
     return ConvexTraining(
@@ -132,11 +165,13 @@ def method(options: Options) -> ConvexTraining:
         local_runs=options.local_runs,
         local_width=options.local_width,
         local_steps=options.local_steps,
+        polish=options.polish,
         solver=options.solver,
         tolerance=options.tolerance,
         global_tolerance=options.global_tolerance,
         iterations=options.iterations,
         candidates=options.candidates,
+        memory=memory,
     )
 
 
@@ -164,6 +199,7 @@ def read_answer(folder: Path) -> Network:
 def tiny() -> Sequence[tuple[Any, Any]]:
     """Programs of twelve rows, by every solver and by pricing."""
     from surefoot.convex_networks.problem import make_program
+    from surefoot.convex_networks.sampled import SampledTraining
     from surefoot.convex_networks.training import ConvexTraining
 
     values, labels = _tiny_table()
@@ -179,6 +215,7 @@ def tiny() -> Sequence[tuple[Any, Any]]:
         (hinge, ConvexTraining(arrangements=6, solver="admm", iterations=200)),
         (squared, ConvexTraining(arrangements=6, solver="published")),
         (logistic, ConvexTraining(arrangements=6, solver="coordinate")),
+        (squared, SampledTraining(neurons=40, local_runs=1, local_width=4, local_steps=20)),
     ]  # fmt: skip
 
 

@@ -13,13 +13,14 @@ import numpy as np
 import torch
 
 from surefoot.convex_networks.patterns import sign_lots
-from surefoot.convex_networks.problem import Network, PatternProgram
-from surefoot.convex_networks.recovery import dual_norms, network_value
+from surefoot.convex_networks.problem import Network, PatternProgram, ordered
+from surefoot.convex_networks.recovery import dual_norms, network_value, weights_of
 from surefoot.convex_networks.robust import attack, certified_right
 from surefoot.core.certificate import FLOAT64, Certificate, Claim, Premise, capped
 
 if TYPE_CHECKING:
-    from surefoot.convex_networks.training import ConvexState, ConvexTraining
+    from surefoot.convex_networks.state import ConvexState
+    from surefoot.convex_networks.training import ConvexTraining
 
 CARD = "convex-relu"
 INPUT = "input:table"
@@ -49,12 +50,14 @@ def certify_training(
         claims.append(_attack_claim(problem, evidence["attack.npz"]["rows"], network, value))
     if state.largest is not None and state.where is not None:
         evidence["global.npz"] = _global(problem, state)
-        claims.append(_global_claim(problem, value, state, evidence["global.npz"]))
+        claims.append(global_claim(problem, value, state.exact, evidence["global.npz"]))
     if state.local_hidden is not None and state.local_output is not None:
         evidence["local.npz"] = {"hidden": state.local_hidden.cpu().numpy(), "output": state.local_output.cpu().numpy()}
-        claims.append(_local_claim(problem, state, value))
+        claims.append(local_claim(problem, state.local_hidden, state.local_output, value))
+        if is_rival(network, state):
+            claims.append(_rival_claim(problem, state, value))
     if problem.held_features is not None:
-        claims.append(_held_claim(problem, network))
+        claims.append(held_claim(problem, network))
         if problem.robust and problem.classes:
             claims.append(_certified_claim(problem, hidden, output))
             claims.append(_held_attack_claim(problem, network, evidence["attack.npz"]["held"]))
@@ -168,13 +171,16 @@ def _gap_claim(state: ConvexState, evidence: dict[str, Any]) -> Claim:
     )
 
 
-def _global_claim(problem: PatternProgram, value: float, state: ConvexState, found: dict[str, Any]) -> Claim:
+def global_claim(
+    problem: PatternProgram, value: float, exact: bool, found: dict[str, Any], *, bounded: bool = True
+) -> Claim:
+    """Distance to the bound over all networks; `bounded`: it is claimed to be small."""
     lower = global_lower(problem, found["z"], found["largest"])
     gap = (value - lower) / max(abs(value), np.finfo(float).tiny)
-    bound = GLOBAL_GAP[state.exact]
-    premises = (FLOAT64,) if state.exact else (FLOAT64, SEARCH)
-    held = gap <= bound
-    how = "all arrangements of the rows were visited" if state.exact else "by multi-start search, not rigorous"
+    bound = GLOBAL_GAP[exact] if bounded else None
+    premises = (FLOAT64,) if exact else (FLOAT64, SEARCH)
+    held = bound is None or gap <= bound
+    how = "all arrangements of the rows were visited" if exact else "by multi-start search, not rigorous"
     return Claim(
         name="global_gap",
         statement="Relative gap between this network's regularised loss and a bound below that of every two-layer ReLU network "
@@ -186,7 +192,7 @@ def _global_claim(problem: PatternProgram, value: float, state: ConvexState, fou
         outcome="holds" if held else "fails",
         reason="" if held else "more pricing rounds would be needed",
         premises=premises,
-        check="global_gap_exact" if state.exact else "global_gap_search",
+        check="global_gap_exact" if exact else "global_gap_search",
         evidence=("answer", "global.npz", INPUT),
     )
 
@@ -266,20 +272,22 @@ def rows_right(scores: Any, targets: Any) -> Any:
     return scores.argmax(axis=1) == targets.argmax(axis=1)
 
 
-def _local_claim(problem: PatternProgram, state: ConvexState, value: float) -> Claim:
-    assert state.local_hidden is not None
-    assert state.local_output is not None
-    pairs = zip(state.local_hidden, state.local_output, strict=True)
-    best = min(network_value(problem, h, a) for h, a in pairs)
+def local_claim(
+    problem: PatternProgram, hidden: torch.Tensor, output: torch.Tensor, value: float, *, bounded: bool = True
+) -> Claim:
+    """The best of the networks trained beside it; `bounded`: it is claimed not to be lower than the answer."""
+    best = min(network_value(problem, h, a) for h, a in zip(hidden, output, strict=True))
     what = "Lowest certified worst-case loss" if problem.robust else "Lowest regularised loss"
     how = "Adam on attacked rows" if problem.robust else "Adam and L-BFGS"
-    held = best >= value
+    tolerance = 1e-9 * abs(value) if bounded else 0.0  # the answer may be one of them, summed in another order
+    held = not bounded or best >= value - tolerance
     return Claim(
         name="local_runs",
-        statement=f"{what} of {len(state.local_hidden)} networks trained by {how}, against this network's.",
+        statement=f"{what} of {len(hidden)} networks trained by {how}{', against this network' if bounded else ''}.",
         value=best,
         relation=">=",
-        bound=value,
+        bound=value if bounded else None,
+        tolerance=tolerance,
         kind="measured",
         outcome="holds" if held else "fails",
         reason="" if held else "a local run ended lower",
@@ -288,7 +296,44 @@ def _local_claim(problem: PatternProgram, state: ConvexState, value: float) -> C
     )
 
 
-def _held_claim(problem: PatternProgram, network: Network) -> Claim:
+def is_rival(network: Network, state: ConvexState) -> bool:
+    """Whether the answer is one of the networks trained locally, weight by weight."""
+    if state.local_hidden is None or state.local_output is None:
+        return False
+    pairs = zip(state.local_hidden.cpu().numpy(), state.local_output.cpu().numpy(), strict=True)
+    trained = [ordered(hidden, output) for hidden, output in pairs]
+    return any(np.array_equal(u, network.hidden) and np.array_equal(a, network.output) for u, a in trained)
+
+
+def _rival_claim(problem: PatternProgram, state: ConvexState, value: float) -> Claim:
+    """The answer is not the program's network: that one's loss, above the answer's."""
+    assert state.v is not None
+    own = network_value(problem, *weights_of(state.v))
+    tolerance = 1e-9 * abs(value)
+    why = (
+        "the program admits only patterns whose hyperplanes keep off every row's perturbations, and this network crosses some"
+        if problem.robust
+        else "its patterns are not among the program's"
+    )
+    return Claim(
+        name="rival",
+        statement="The answer is the best of the networks trained locally, not the convex program's, whose own network has this loss: "
+        f"{why}.",
+        value=own,
+        relation=">=",
+        bound=value,
+        tolerance=tolerance,
+        kind="proved",
+        premises=(FLOAT64,),
+        outcome="holds" if own >= value - tolerance else "fails",
+        reason="" if own >= value - tolerance else "the program's network is better than the answer",
+        check="rival",
+        evidence=("answer", "program.npz", "local.npz", INPUT),
+    )
+
+
+def held_claim(problem: PatternProgram, network: Network) -> Claim:
+    """How the network does on the rows kept apart."""
     assert problem.held_features is not None
     assert problem.held_targets is not None
     scores = network.scores(problem.held_features.cpu().numpy())

@@ -12,8 +12,9 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from surefoot.convex_networks.export import to_onnx, to_torch
+from surefoot.convex_networks.inner import SolverName
 from surefoot.convex_networks.problem import Network, make_program
-from surefoot.convex_networks.training import ConvexTraining, SolverName
+from surefoot.convex_networks.training import ConvexTraining
 from surefoot.core.method import Status
 from surefoot.core.solve import solve
 

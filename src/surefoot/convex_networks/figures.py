@@ -27,14 +27,22 @@ def headline(reader: RunReader) -> str:
     if robust:
         said[0] += f" under every perturbation (attacks reach {_number(claims['attack'].value)})"
     gap = claims["program_gap"]
+    program = "sampled" if gap.check == "sampled_gap" else "convex"
     word = "within" if gap.outcome == "holds" else "not closer than"
-    said.append(f"{word} {_percent(gap.value)} of its convex program's optimum")
+    if "rival" in claims:
+        worse = _above(claims["rival"], claims["network"].value)
+        said[0] = (
+            f"The answer is the best network trained locally (the convex program's own ends {worse:.1%} above it): "
+            + said[0].replace("A network", "a network", 1)
+        )
+        said.append(f"the program was solved to {word} {_percent(gap.value)} of its optimum")
+    else:
+        said.append(f"{word} {_percent(gap.value)} of its {program} program's optimum")
     if "global_gap" in claims:
         kind = "proved" if claims["global_gap"].kind == "proved" else "by search"
         said.append(f"{_percent(claims['global_gap'].value)} from the bound over all networks ({kind})")
-    if "local_runs" in claims:
-        here, there = to_float(as_number(claims["local_runs"].bound)), to_float(as_number(claims["local_runs"].value))
-        above = there / here - 1 if here else 0.0
+    if "local_runs" in claims and "rival" not in claims:
+        above = _above(claims["local_runs"], claims["network"].value)
         said.append(f"the best local run ends {abs(above):.1%} {'above' if above >= 0 else 'below'} it")
     if "held_out" in claims:
         value = claims["held_out"].value
@@ -47,6 +55,12 @@ def headline(reader: RunReader) -> str:
         kept, attacked = (to_float(as_number(claims[name].value)) for name in ("held_certified", "held_attack"))
         said.append(f"{kept:.1%} whatever the perturbation, {attacked:.1%} after attacks")
     return "; ".join(said) + "."
+
+
+def _above(claim: Claim, answer: Any) -> float:
+    """By what fraction the claim's value lies above the answer's loss."""
+    here, there = to_float(as_number(answer)), to_float(as_number(claim.value))
+    return there / here - 1 if here else 0.0
 
 
 def _number(value: Any) -> str:
@@ -64,7 +78,7 @@ def figures(reader: RunReader) -> Sequence[Figure]:
     found = [
         Figure(
             "bounds",
-            "The convex program's value at feasible points and its lower bound meet; networks trained locally stop above.",
+            f"The program's value at feasible points and its lower bound meet; {_beside(claims)}.",
             _bounds(reader, claims),
         )
     ]
@@ -81,6 +95,14 @@ def figures(reader: RunReader) -> Sequence[Figure]:
     return found
 
 
+def _beside(claims: dict[str, Claim]) -> str:
+    if "rival" in claims:
+        return "the answer is a network trained locally, below them: it may cross a row's perturbations, the program's may not"
+    if "local_runs" in claims and _above(claims["local_runs"], claims["network"].value) < 0:
+        return "a network trained locally, whose hidden layer moves, ends below"
+    return "networks trained locally stop above" if "local_runs" in claims else "so the optimum is known"
+
+
 def _bounds(reader: RunReader, claims: dict[str, Claim]) -> Any:
     from matplotlib.figure import Figure as Canvas
 
@@ -92,13 +114,6 @@ def _bounds(reader: RunReader, claims: dict[str, Claim]) -> Any:
     best = to_float(as_number(claims["network"].value))
     axis.plot(k, upper, color=UPPER, label="program, feasible point")
     axis.plot(k, np.where(lower > 0, lower, np.nan), color=LOWER, label="program, lower bound")
-    if "local_runs" in claims:
-        axis.axhline(
-            to_float(as_number(claims["local_runs"].value)),
-            color=LOCAL,
-            linestyle="--",
-            label="best network trained locally" + (", certified" if "attack" in claims else ""),
-        )
     if "global_gap" in claims:
         proved = claims["global_gap"].kind == "proved"
         level = best * (1 - to_float(as_number(claims["global_gap"].value)))
@@ -110,7 +125,16 @@ def _bounds(reader: RunReader, claims: dict[str, Claim]) -> Any:
     )
     finite = upper[np.isfinite(upper)]
     top = float(np.quantile(finite, 0.9)) if len(finite) else best
-    axis.set_ylim(max(0.0, 0.6 * best), max(1.25 * best, min(top, 2.5 * best)))
+    top = max(1.25 * best, min(top, 2.5 * best), *(1.08 * value for value in finite[-1:]))
+    if "local_runs" in claims:
+        trained = to_float(as_number(claims["local_runs"].value))
+        label = ("the answer: " if "rival" in claims else "") + "best network trained locally"
+        label += (", certified" if "attack" in claims else "") + (
+            "" if trained <= 3 * best else f": {trained:.4g}, off the top"
+        )
+        axis.axhline(trained, color=LOCAL, linestyle="--", label=label)
+        top = max(top, 1.08 * trained) if trained <= 3 * best else top
+    axis.set_ylim(max(0.0, 0.6 * best), top)
     axis.legend()
     return canvas
 

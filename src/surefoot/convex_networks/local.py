@@ -10,6 +10,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from surefoot.convex_networks.problem import PatternProgram
+from surefoot.core.random import Streams
 
 
 def objective_and_gradient(program: PatternProgram, hidden: Tensor, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -77,3 +78,14 @@ def random_start(program: PatternProgram, width: int, generator: np.random.Gener
     hidden = generator.standard_normal((width, d)) * math.sqrt(2.0 / d)
     output = generator.standard_normal((width, C)) / math.sqrt(width)
     return torch.from_numpy(hidden).to(program.features), torch.from_numpy(output).to(program.features)
+
+
+def train_beside(
+    program: PatternProgram, streams: Streams, runs: int, width: int, steps: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """Weights (R, m, d), (R, m, C) of `runs` networks trained from their own starts; None where there are none."""
+    if not runs:
+        return None, None
+    starts = [random_start(program, width, streams.numpy("local", run)) for run in range(runs)]
+    trained = [train_locally(program, *first, steps=steps) for first in starts]
+    return torch.stack([hidden for hidden, _, _ in trained]), torch.stack([output for _, output, _ in trained])

@@ -99,3 +99,17 @@ def price(features: Tensor, z: Tensor, starts: Tensor, threshold: float, room: i
         if not kept or float((found[kept] @ found[place]).max()) < 1 - 1e-10:
             kept.append(place)
     return Priced(best, float("inf"), where, found[kept])
+
+
+def price_column(features: Tensor, z: Tensor, starts: Tensor, threshold: float, room: int, exact: bool) -> Priced:
+    """The search from `starts`, and with `exact` all arrangements beside it, as one.
+
+    `upper` is then the bound that holds for all directions; otherwise the best value found.
+    """
+    searched = price(features, z, starts, threshold, room)
+    if not exact:
+        return Priced(searched.value, searched.value, searched.best, searched.directions)
+    proved = price_exactly(features, z)
+    best = proved.best if proved.value >= searched.value else searched.best
+    directions = torch.cat([proved.directions, searched.directions])
+    return Priced(max(proved.value, searched.value), proved.upper, best, directions)

@@ -197,3 +197,14 @@ def make_program(
 def constant_columns(values: Array) -> list[int]:
     """Columns that hold one value."""
     return [int(j) for j in np.flatnonzero(np.ptp(values, axis=0) == 0)] if len(values) else []
+
+
+def covered_columns(problem: PatternProgram) -> list[str]:
+    """Columns whose radius is at least half the range of their values over the rows: the boxes of any two rows meet there."""
+    if problem.radii is None:
+        return []
+    X = problem.features
+    half = 0.5 * (X.amax(dim=0) - X.amin(dim=0))
+    radii = problem.radii.to(X)
+    wide = torch.nonzero((radii > 0) & (half > 0) & (radii >= half)).flatten().tolist()
+    return [problem.names[j] if j < len(problem.names) else str(j) for j in wide]

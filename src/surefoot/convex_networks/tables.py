@@ -126,6 +126,7 @@ def program_from_table(
         loss=loss,
         penalty=options.penalty,
         scale=options.scale,
+        bias=options.bias,
         radius=options.radius,
         names=names,
         classes=classes,

@@ -7,8 +7,8 @@ multipliers exceed beta bring new patterns in, patterns without weight leave, an
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,18 +16,17 @@ from torch import Tensor
 
 from surefoot.convex_networks import local
 from surefoot.convex_networks.coordinate import CoordinateKernel
-from surefoot.convex_networks.interior import Central, Interior
-from surefoot.convex_networks.kernel import Iterate, Kernel
+from surefoot.convex_networks.inner import Inner, SolverName, keep_central, keep_iterate, kept_central, kept_iterate
+from surefoot.convex_networks.interior import Interior
 from surefoot.convex_networks.patterns import (
     PatternSet,
     centres,
-    pattern_of,
     robust_centres,
     sample_patterns,
     sample_robust_patterns,
 )
-from surefoot.convex_networks.pricing import Priced, all_arrangements, price, price_exactly
-from surefoot.convex_networks.problem import Network, PatternProgram
+from surefoot.convex_networks.pricing import all_arrangements, price, price_column
+from surefoot.convex_networks.problem import Network, PatternProgram, covered_columns
 from surefoot.convex_networks.recovery import (
     dual_norms,
     into_cones,
@@ -39,60 +38,15 @@ from surefoot.convex_networks.recovery import (
     without_light,
 )
 from surefoot.convex_networks.robust import dual_value
+from surefoot.convex_networks.state import ConvexState, gap_of
 from surefoot.core.certificate import Certificate
-from surefoot.core.method import Look, Method, State, Status, transient
+from surefoot.core.method import Look, Method, Status
 from surefoot.core.random import Streams
 
 log = logging.getLogger(__name__)
 
-SolverName = Literal["auto", "interior", "admm", "published", "coordinate"]
-INTERIOR_SIZE = 2500
-"""Rows, or numbers in all patterns' weights, up to which "auto" takes the interior-point solver (a matrix of that size is factorised in
-every iteration)."""
-
 CHECK_EVERY = 50
 """ADMM iterations between looks at the gap."""
-
-
-def gap_of(upper: float, lower: float) -> float:
-    """(upper - lower) / |upper|, 0 where both are 0."""
-    return 0.0 if upper == lower else (upper - lower) / max(abs(upper), np.finfo(float).tiny)
-
-
-@dataclass(kw_only=True)
-class ConvexState(State):
-    """Where the rounds stand; `arrays` belongs to the inner solver."""
-
-    phase: str = "begin"
-    round: int = 0
-    inner: int = 0
-    directions: Tensor
-    arrays: dict[str, Tensor] = field(default_factory=dict)
-    rho: float = 1.0
-    v: Tensor | None = None  # feasible blocks of the last finished round (C, 2, P, d)
-    z: Tensor | None = None  # (C, n)
-    p: Tensor | None = None  # (C, 2, P, n), to be multiplied by scale (C,)
-    scale: Tensor | None = None
-    spread: Tensor | None = (
-        None  # (C, n) and tilt (C, n, d): how perturbations enter the multipliers of robust training
-    )
-    tilt: Tensor | None = None
-    hidden: Tensor | None = None  # best network so far
-    output: Tensor | None = None
-    local_hidden: Tensor | None = None  # (R, m, d) networks trained locally
-    local_output: Tensor | None = None
-    objective: float = float("inf")
-    upper: float = float("inf")
-    lower: float = -float("inf")
-    estimate: float = float("inf")
-    before: float = float("inf")  # robust: value of the round before
-    global_lower: float = -float("inf")
-    largest: Tensor | None = None  # (C,) bound or best value of |z'(Xu)_+|, and where (C, d)
-    where: Tensor | None = None
-    bound_z: Tensor | None = None  # the multipliers of the best bound over all patterns
-    exact: bool = False
-    why: str = ""
-    solver: Any = transient()  # noqa: RUF009 - a dataclass field
 
 
 @dataclass(frozen=True)
@@ -104,6 +58,7 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
         pricing_rounds: most rounds of pricing; 0 keeps the drawn patterns.
         local_runs: networks trained by Adam and L-BFGS first; their patterns join, and they are reported beside the answer.
         local_width, local_steps: of those.
+        polish: their patterns, and those of a network given as start, join the first program, which can then only improve on them.
         solver: "interior", "admm", "published" (Algorithm 3.1, squared loss), "coordinate" (Algorithm 3.2), or "auto".
         tolerance: relative primal-dual gap at which a program counts as solved.
         global_tolerance: relative gap to the global bound at which pricing ends.
@@ -120,6 +75,7 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
     local_runs: int = 0
     local_width: int = 100
     local_steps: int = 1000
+    polish: bool = True
     solver: SolverName = "auto"
     tolerance: float = 1e-5
     global_tolerance: float = 5e-3
@@ -162,7 +118,9 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
         if state.phase == "begin":
             self._begin(problem, state)
         # an interior-point iteration is a block of work in itself
-        for _ in range(state.room(1 if self.chosen(problem, len(state.directions)) == "interior" else self.block)):
+        for _ in range(
+            state.room(1 if self.inner.chosen(problem, len(state.directions)) == "interior" else self.block)
+        ):
             if self._iterate(problem, state):
                 self._close(problem, state)
                 if state.phase == "done":
@@ -199,27 +157,29 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
     def _begin(self, problem: PatternProgram, state: ConvexState) -> None:
         X = problem.features
         if problem.robust:
+            if covered := covered_columns(problem):
+                log.warning(
+                    "the radius reaches across half the range of column%s %s: any row may take any other's value there, and nothing can "
+                    "be learnt from it; choose a smaller radius",
+                    "s" if len(covered) > 1 else "", ", ".join(map(repr, covered)),
+                )  # fmt: skip
             found, looked = sample_robust_patterns(X, self._radii(problem), self.arrangements, state.streams)
             log.info("%d patterns keep off every row's perturbations, of %d looked at", len(found), looked)
         else:
             found = sample_patterns(X, self.arrangements, state.streams)
             if len(found) < self.arrangements:
                 log.info("only %d patterns were found of the %d asked for", len(found), self.arrangements)
-        if self.local_runs:
-            runs = []
-            for run in range(self.local_runs):
-                first = local.random_start(problem, self.local_width, state.streams.numpy("local", run))
-                hidden, output, value = local.train_locally(problem, *first, steps=self.local_steps)
-                runs.append((hidden, output))
-                value = network_value(problem, hidden, output) if problem.robust else value
-                self._offer(state, hidden, output, value)
-            state.local_hidden = torch.stack([h for h, _ in runs])
-            state.local_output = torch.stack([o for _, o in runs])
+        trained = local.train_beside(problem, state.streams, self.local_runs, self.local_width, self.local_steps)
+        state.local_hidden, state.local_output = trained
+        if state.local_hidden is not None and state.local_output is not None:
+            for hidden, output in zip(state.local_hidden, state.local_output, strict=True):
+                self._offer(state, hidden, output, network_value(problem, hidden, output))
         if state.hidden is not None and state.output is not None:
             value = network_value(problem, state.hidden, state.output)
             state.objective = min(state.objective, value)
-            near = patterns_of_network(X, state.hidden, state.streams.numpy("jitter", 0), copies=1)
-            found.add(self._usable(problem, near))
+            if self.polish:
+                near = patterns_of_network(X, state.hidden, state.streams.numpy("jitter", 0), copies=1)
+                found.add(self._usable(problem, near))
         if len(found) == 0 and problem.robust:
             raise ValueError(
                 "no hyperplane was found that keeps off every row's perturbations; lower the radius, or add a bias column"
@@ -252,12 +212,17 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
         assert state.v is not None
         if state.estimate > self.tolerance * 10:
             state.why = f"the program's gap stayed at {state.estimate:.2g} after {state.inner} iterations"
-        if self.pricing_rounds == 0:
-            state.phase = "done"
-            return
-        if problem.robust:
+        if problem.robust and self.pricing_rounds:
             self._close_robust(problem, state)
-            return
+        elif self.pricing_rounds:
+            self._close_plain(problem, state)
+        else:
+            state.phase = "done"
+        if problem.robust and state.phase == "done":
+            _say_if_flat(problem, state)
+
+    def _close_plain(self, problem: PatternProgram, state: ConvexState) -> None:
+        assert state.v is not None
         fresh = self._price(problem, state)
         gap = gap_of(state.objective, state.global_lower)
         log.info("round %d: %d patterns, gap %.2e", state.round, len(state.directions), gap)
@@ -318,14 +283,9 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
         largest, where, lower = [], [], 0.0
         for column, z in enumerate(state.z):
             starts = self._starts(problem, state, column)
-            searched = price(X, z, starts, beta * (1 + 1e-6), self.candidates)
-            top, best = searched.value, searched.best
-            if exact:
-                proved: Priced = price_exactly(X, z)
-                top = proved.upper
-                best = proved.best if proved.value >= searched.value else best
-                found.append(proved.directions)
-            found.append(searched.directions)
+            priced = price_column(X, z, starts, beta * (1 + 1e-6), self.candidates, exact)
+            top, best = priced.upper, priced.best
+            found.append(priced.directions)
             theta = min(1.0, beta / max(top, np.finfo(float).tiny))
             lower -= float(problem.loss.conjugate(-theta * z, problem.targets[:, column]).sum())
             largest.append(top)
@@ -333,11 +293,11 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
         if lower >= state.global_lower or state.largest is None:  # bounds need not improve from round to round
             state.global_lower, state.exact, state.bound_z = lower, exact, state.z
             state.largest, state.where = torch.tensor(largest, dtype=X.dtype), torch.stack(where)
-        priced = torch.cat(found)
-        if len(priced) == 0:
-            return priced
-        jitter = torch.from_numpy(state.streams.numpy("jitter", 1 + state.round).standard_normal(tuple(priced.shape)))
-        return torch.cat([priced + 1e-6 * jitter.to(X)])
+        missing = torch.cat(found)
+        if len(missing) == 0:
+            return missing
+        jitter = torch.from_numpy(state.streams.numpy("jitter", 1 + state.round).standard_normal(tuple(missing.shape)))
+        return missing + 1e-6 * jitter.to(X)
 
     def _starts(self, problem: PatternProgram, state: ConvexState, column: int) -> Tensor:
         X = problem.features
@@ -348,81 +308,16 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
             parts.append(state.v[column][size > 1e-3 * size.max()][:300])
         return torch.cat([part for part in parts if len(part)])
 
-    # ---- inner solvers -----------------------------------------------------------------------------------------
-    def chosen(self, problem: PatternProgram, patterns: int) -> SolverName:
-        """The inner solver that "auto" stands for."""
-        if self.solver != "auto":
-            return self.solver
-        n, d = problem.features.shape
-        return "interior" if problem.robust or min(n, patterns * d) <= INTERIOR_SIZE else "admm"
-
-    def memory_needed(self, problem: PatternProgram, patterns: int) -> dict[str, int]:
-        """Bytes that the inner solver takes for so many patterns.
-
-        `multipliers` (patterns times rows) go to a mapped file where they do not fit beside the rest (interior point only); `kept` is what
-        must fit; `scratch` is what a lot of patterns takes, and `lots` how many there are.
-        """
-        n, d = problem.features.shape
-        columns = problem.targets.shape[1]
-        if self.chosen(problem, patterns) != "interior":
-            square = n * n if n <= 5000 else 0
-            kept = 8 * (2 * patterns * columns * (3 * n + 6 * d) + 3 * square + n * d + 2 * patterns * n)
-            return {"multipliers": 0, "kept": kept, "scratch": 64 << 20, "lots": 1}
-        size = n if not problem.robust and n <= patterns * d else patterns * d
-        inside = 0 if size == n and not problem.robust else patterns * n
-        kept = 8 * (2 * patterns * (2 * d * d + 8 * d) + 2 * size * size + n * d * d + 8 * n * d + inside)
-        scratch = max(8 * 12 * n, min(256 << 20, self.memory // 4))
-        each = max(1, scratch // (8 * 12 * n))
-        multipliers = 2 * 8 * 2 * patterns * n * columns  # and the best point's
-        return {"multipliers": multipliers, "kept": kept, "scratch": scratch, "lots": -(-patterns // each)}
+    # ---- the inner solver --------------------------------------------------------------------------------------
+    @property
+    def inner(self) -> Inner:
+        """The part of the options that one program needs."""
+        return Inner(self.solver, self.memory, self.rho)
 
     def _solver(self, problem: PatternProgram, state: ConvexState) -> Any:
-        if state.solver is not None:
-            return state.solver
-        X, P = problem.features, len(state.directions)
-        needed, kind = self.memory_needed(problem, P), self.chosen(problem, P)
-        if problem.robust and kind != "interior":
-            raise ValueError(f"robust training (a radius) is solved by 'interior', not by solver {kind!r}")
-        if needed["kept"] + needed["scratch"] > self.memory:
-            raise MemoryError(
-                f"{P} patterns of {len(X)} rows need {(needed['kept'] + needed['scratch']) / 2**30:.2f} GiB, more than the "
-                f"{self.memory / 2**30:.2f} GiB allowed; start with fewer arrangements and let pricing find the others "
-                "(patterns='auto'), or raise memory"
-            )
-        taken = needed["kept"] + needed["scratch"]
-        mapped = needed["multipliers"] if taken + needed["multipliers"] > self.memory else 0
-        counts = {
-            "memory_bytes": taken + needed["multipliers"] - mapped, "mapped_bytes": mapped, "pattern_lots": needed["lots"],
-        }  # fmt: skip
-        for name, value in counts.items():  # of the largest program; the result states them
-            state.counts[name] = max(state.counts.get(name, 0), value)
-        targets, loss = problem.targets.T.contiguous(), problem.loss
-        if kind == "interior":
-            free = (self.memory - needed["kept"] - needed["scratch"]) // (2 * len(targets))
-            state.solver = [
-                Interior(problem, column, state.directions, needed["scratch"], free) for column in range(len(targets))
-            ]
-            return state.solver
-        signs = torch.where(pattern_of(X, state.directions), 1.0, -1.0).to(X)
-        if kind == "coordinate":
-            state.solver = CoordinateKernel(X, signs, targets, loss, problem.weight)
-        else:
-            rho = self._first_rho(problem, P)
-            fit = 1.0 / rho if kind == "published" else 1.0
-            if kind == "published" and problem.loss_name != "squared":
-                raise ValueError("solver 'published' is Algorithm 3.1, for the squared loss only")
-            lot = max(1, int((64 << 20) // (16 * len(X) * len(targets))))
-            published = kind == "published"
-            state.solver = Kernel(
-                X, signs, targets, loss, problem.weight, 1.0 if published else 0.1, fit, lot,
-                relaxation=1.0 if published else 1.6, published=published,
-            )  # fmt: skip
+        if state.solver is None:
+            state.solver = self.inner.make(problem, state)
         return state.solver
-
-    def _first_rho(self, problem: PatternProgram, patterns: int) -> float:
-        if self.rho:
-            return self.rho
-        return {"published": 0.1, "coordinate": 0.1}.get(self.chosen(problem, patterns), 10.0)
 
     def _iterate(self, problem: PatternProgram, state: ConvexState) -> bool:
         """One inner iteration; True when this program is finished."""
@@ -433,7 +328,7 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
         if isinstance(solver, list):
             return self._iterate_interior(solver, state)
         first = not state.arrays
-        at = solver.start(self._first_rho(problem, len(state.directions))) if first else _unpack(state)
+        at = solver.start(self.inner.first_rho(problem, len(state.directions))) if first else kept_iterate(state)
         if isinstance(solver, CoordinateKernel):
             solver.step(at, state.inner, state.streams)
         else:
@@ -447,7 +342,7 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
                     solver.rescale(at, 2.0)
                 elif dual > 5 * primal:
                     solver.rescale(at, 0.5)
-        _pack(state, at, solver.scores)
+        keep_iterate(state, at, solver.scores)
         if state.inner % CHECK_EVERY == 0 or state.inner >= self.iterations:
             upper = program_value(problem, state.directions, at.v)
             z, p = solver.multipliers(at)
@@ -459,16 +354,13 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
         return False
 
     def _iterate_interior(self, solvers: list[Interior], state: ConvexState) -> bool:
-        points = [solver.start() if not state.arrays else _central(state, c) for c, solver in enumerate(solvers)]
+        points = [solver.start() if not state.arrays else kept_central(state, c) for c, solver in enumerate(solvers)]
         upper = lower = 0.0
         for solver, at in zip(solvers, points, strict=True):
             bounds = solver.bounds(at) if at.done else solver.step(at, 0.5 * self.tolerance)
             upper, lower = upper + bounds[0], lower + bounds[1]
         state.estimate, state.upper, state.lower = gap_of(upper, lower), upper, lower
-        for c, at in enumerate(points):
-            state.arrays |= {f"{name}{c}": getattr(at, name) for name in CENTRAL}
-            state.arrays |= {f"more{c}_{name}": value for name, value in at.more.items()}
-        state.arrays["done"] = torch.tensor([at.done for at in points])
+        keep_central(state, points)
         return bool(state.arrays["done"].all()) or state.inner >= self.iterations
 
     # ---- bounds ------------------------------------------------------------------------------------------------
@@ -482,7 +374,7 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
         if isinstance(solver, list):
             if not state.arrays:
                 self._iterate_interior(solver, state)
-            points = [_central(state, c) for c in range(len(solver))]
+            points = [kept_central(state, c) for c in range(len(solver))]
             v = torch.stack([at.u.reshape(2, P, -1) for at in points])
             parts = [each.multipliers(at) for each, at in zip(solver, points, strict=True)]
             z = torch.stack([part[0] for part in parts])
@@ -495,7 +387,7 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
                 v = light
             raw = v
         else:
-            at = _unpack(state) if state.arrays else solver.start(self._first_rho(problem, P))
+            at = kept_iterate(state) if state.arrays else solver.start(self.inner.first_rho(problem, P))
             raw = without_light(at.v)
             v = into_cones(X, state.directions, raw)
             z, p = solver.multipliers(at)
@@ -529,24 +421,15 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
             state.objective, state.hidden, state.output = value, hidden, output
 
 
-CENTRAL = ("u", "tau", "p", "y0", "y")
-
-
-def _central(state: ConvexState, column: int) -> Central:
-    """The interior-point solver's point for one column."""
-    prefix = f"more{column}_"
-    more = {name.removeprefix(prefix): value for name, value in state.arrays.items() if name.startswith(prefix)}
-    parts = {name: state.arrays[f"{name}{column}"] for name in CENTRAL}
-    return Central(**parts, more=more, done=bool(state.arrays["done"][column]))
-
-
-def _pack(state: ConvexState, at: Iterate, scores: Tensor) -> None:
-    state.arrays = {"v": at.v, "pull": at.pull, "a": at.a, "t": at.t, "kappa": at.kappa, "scores": scores}
-    state.rho = at.rho
-
-
-def _unpack(state: ConvexState) -> Iterate:
-    if state.solver is not None and not isinstance(state.solver, list):
-        state.solver.scores = state.arrays["scores"]
-    v, pull, a, t, kappa = (state.arrays[name] for name in ("v", "pull", "a", "t", "kappa"))
-    return Iterate(v, pull, a, t, kappa, state.rho)
+def _say_if_flat(problem: PatternProgram, state: ConvexState) -> None:
+    """Warn where robust training has left next to nothing of the dependence on the rows."""
+    assert state.hidden is not None
+    assert state.output is not None
+    scores = (problem.features @ state.hidden.T).clamp(min=0) @ state.output
+    moves = float((scores.amax(dim=0) - scores.amin(dim=0)).max())
+    if moves < 0.05 * float((problem.targets.amax(dim=0) - problem.targets.amin(dim=0)).max()):
+        log.warning(
+            "the network is almost constant (its scores differ by %.2g over the rows): against perturbations of this size "
+            "little can be learnt; choose a smaller radius",
+            moves,
+        )

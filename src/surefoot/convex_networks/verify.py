@@ -13,143 +13,23 @@ import numpy as np
 
 from surefoot.convex_networks.problem import Network, PatternProgram, ordered
 from surefoot.convex_networks.verify_arrangement import above_limit
+from surefoot.convex_networks.verify_losses import (
+    Array,
+    answer_of,
+    data_of,
+    dual_sum,
+    loss_sum,
+    network_loss,
+    radii_of,
+    row_range,
+    worst_sum,
+)
+from surefoot.convex_networks.verify_sampled import sampled_gap, sampled_network
 from surefoot.core.certificate import Claim
 from surefoot.core.verify import Check, Dossier, Verdict, compare, refute
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
-
 SURE = 1e-12
 """|x'a| below this multiple of |x| |a| leaves open which pattern a direction has."""
-
-
-# ---- the problem in numpy --------------------------------------------------------------------------------------
-
-
-def _data(problem: PatternProgram) -> tuple[Array, Array]:
-    return problem.features.double().cpu().numpy(), problem.targets.double().cpu().numpy()
-
-
-def loss_sum(problem: PatternProgram, scores: Array, y: Array) -> float:
-    """Summed loss of scores (n, C)."""
-    name, options = problem.loss_name, problem.loss_options
-    if name == "squared":
-        each = 0.5 * (scores - y) ** 2
-    elif name == "logistic":
-        each = np.logaddexp(0.0, -2.0 * y * scores)
-    elif name == "hinge":
-        each = np.maximum(0.0, 1.0 - y * scores)
-    elif name == "huber":
-        knee, r = options.get("knee", 1.0), np.abs(scores - y)
-        each = np.where(r <= knee, 0.5 * r * r, knee * (r - 0.5 * knee))
-    else:
-        level, r = options.get("quantile", 0.5), y - scores
-        each = np.where(r >= 0, level * r, (level - 1.0) * r)
-    return float(np.sum(each))
-
-
-def dual_sum(problem: PatternProgram, z: Array, y: Array) -> float:
-    """-loss*(-z) summed over rows and columns; -inf outside the conjugate's domain (up to rounding of the border)."""
-    name, options = problem.loss_name, problem.loss_options
-    room = 1e-12
-    if name == "squared":
-        return float(np.sum(z * y - 0.5 * z * z))
-    if name in ("logistic", "hinge"):
-        s = z * y * (0.5 if name == "logistic" else 1.0)
-        if s.min(initial=0.0) < -room or s.max(initial=0.0) > 1 + room:
-            return -np.inf
-        s = np.clip(s, 0.0, 1.0)
-        if name == "hinge":
-            return float(s.sum())
-        inner = s[(s > 0) & (s < 1)]
-        return -float(np.sum(inner * np.log(inner) + (1 - inner) * np.log1p(-inner)))
-    if name == "huber":
-        if np.abs(z).max(initial=0.0) > options.get("knee", 1.0) * (1 + room):
-            return -np.inf
-        return float(np.sum(z * y - 0.5 * z * z))
-    level = options.get("quantile", 0.5)
-    if z.min(initial=0.0) < level - 1 - room or z.max(initial=0.0) > level + room:
-        return -np.inf
-    return float(np.sum(z * y))
-
-
-def _radii(problem: PatternProgram) -> Array:
-    """Radii (d,), zeros where the problem is not robust."""
-    width = problem.features.shape[1]
-    return np.zeros(width) if problem.radii is None else problem.radii.double().cpu().numpy()
-
-
-def worst_sum(problem: PatternProgram, low: Array, high: Array, y: Array) -> float:
-    """Summed largest loss over scores in [low, high] (losses are convex: at an end)."""
-    total = 0.0
-    for a, b, k in zip(low.ravel(), high.ravel(), y.ravel(), strict=True):
-        total += max(loss_sum(problem, np.array([end]), np.array([k])) for end in (a, b))
-    return total
-
-
-def row_range(x: Array, radii: Array, hidden: Array, a: Array) -> tuple[float, float]:
-    """Bounds of sum_j a_j (u_j'(x + delta))_+ over |delta| <= radii: neurons that keep their sign are linear, others lie between chord
-    and a line below; or each neuron on its own, whichever is tighter."""
-    ends = []
-    for sign in (-1.0, 1.0):
-        slope, base, apart = np.zeros(len(x)), 0.0, 0.0
-        for u, weight in zip(hidden, sign * a, strict=True):
-            if weight == 0:
-                continue
-            centre, room = float(x @ u), float(np.abs(u) @ radii)
-            low, high = centre - room, centre + room
-            apart += weight * max(0.0, high if weight > 0 else low)
-            if low >= 0:
-                rate, shift = 1.0, 0.0
-            elif high <= 0:
-                rate, shift = 0.0, 0.0
-            elif weight > 0:
-                rate = high / (high - low)
-                shift = -rate * low
-            else:
-                rate, shift = float(high > -low), 0.0
-            slope += weight * rate * u
-            base += weight * shift
-        ends.append(sign * min(base + float(slope @ x) + float(np.abs(slope) @ radii), apart))
-    return ends[0], ends[1]
-
-
-def _ranges(X: Array, radii: Array, hidden: Array, output: Array) -> tuple[Array, Array]:
-    both = np.array([[row_range(x, radii, hidden, a) for a in output.T] for x in X]).reshape(len(X), output.shape[1], 2)
-    return both[:, :, 0], both[:, :, 1]
-
-
-def network_loss(problem: PatternProgram, network: Network) -> float:
-    """Regularised loss of a network from its weights, neuron by neuron; a bound on the worst case where the problem is robust."""
-    X, y = _data(problem)
-    if problem.robust:
-        decay = 0.5 * problem.weight * float(np.sum(network.hidden**2) + np.sum(network.output**2))
-        return worst_sum(problem, *_ranges(X, _radii(problem), network.hidden, network.output), y) + decay
-    scores = np.zeros_like(y)
-    for u, a in zip(network.hidden, network.output, strict=True):
-        scores += np.maximum(X @ u, 0.0)[:, None] * a[None, :]
-    decay = 0.5 * problem.weight * float(np.sum(network.hidden**2) + np.sum(network.output**2))
-    return loss_sum(problem, scores, y) + decay
-
-
-def _network(dossier: Dossier) -> tuple[Network, str]:
-    """The answer, and what is wrong with its form."""
-    network: Network = dossier.answer
-    problem: PatternProgram = dossier.problem
-    hidden, output = network.hidden, network.output
-    if hidden.ndim != 2 or output.shape != (len(hidden), problem.targets.shape[1]):
-        return network, f"weights of shapes {hidden.shape} and {output.shape} do not belong together"
-    if not (np.isfinite(hidden).all() and np.isfinite(output).all()):
-        return network, "the weights are not finite"
-    same = ordered(hidden, output)
-    if not (np.array_equal(same[0], hidden) and np.array_equal(same[1], output)):
-        return network, "the neurons are not in their order"
-    if problem.scaling is not None and (
-        network.scaling is None
-        or not np.array_equal(network.scaling.centre, problem.scaling.centre)
-        or not np.array_equal(network.scaling.spread, problem.scaling.spread)
-    ):
-        return network, "the network's scaling is not the table's"
-    return network, ""
 
 
 # ---- the program ---------------------------------------------------------------------------------------------
@@ -170,7 +50,7 @@ def _patterns(X: Array, directions: Array) -> tuple[Array, str]:
 
 def _feasible_value(problem: PatternProgram, program: Mapping[str, Any]) -> tuple[float, str]:
     """The program's value at the point in the evidence, and what is wrong with it."""
-    X, y = _data(problem)
+    X, y = data_of(problem)
     directions, blocks, weights = (np.asarray(program[name]) for name in ("directions", "blocks", "weights"))
     patterns, wrong = _patterns(X, directions)
     if wrong:
@@ -184,7 +64,7 @@ def _feasible_value(problem: PatternProgram, program: Mapping[str, Any]) -> tupl
         return np.inf, "block numbers are repeated or out of range"
     if np.any(np.diff(blocks) < 0):
         return np.inf, "the blocks are not in order"
-    total, radii = 0.0, _radii(problem)
+    total, radii = 0.0, radii_of(problem)
     zeta = np.zeros((columns, *X.shape))  # a row's slope
     norms = np.linalg.norm(X, axis=1)
     for block, w in zip(blocks, weights, strict=True):
@@ -205,7 +85,7 @@ def _feasible_value(problem: PatternProgram, program: Mapping[str, Any]) -> tupl
 def network(claim: Claim, dossier: Dossier) -> Verdict:
     """The network's loss from its weights, against the program's value at the feasible point."""
     problem: PatternProgram = dossier.problem
-    found, wrong = _network(dossier)
+    found, wrong = answer_of(dossier)
     if wrong:
         return refute(claim, wrong)
     upper, wrong = _feasible_value(problem, dossier.evidence["program.npz"])
@@ -219,7 +99,7 @@ def network(claim: Claim, dossier: Dossier) -> Verdict:
 def program_gap(claim: Claim, dossier: Dossier) -> Verdict:
     """Both values again; the multipliers must be inside their balls for every pattern."""
     problem: PatternProgram = dossier.problem
-    X, y = _data(problem)
+    X, y = data_of(problem)
     upper, wrong = _feasible_value(problem, dossier.evidence["program.npz"])
     if wrong:
         return refute(claim, wrong)
@@ -246,7 +126,7 @@ def _dual_value(
         return -np.inf, "the places of the multipliers are out of order or range"
     if norms.shape != shape[:3]:
         return -np.inf, "the norms have the wrong shape"
-    radii, push = _radii(problem), -z.T[:, :, None] * X[None]
+    radii, push = radii_of(problem), -z.T[:, :, None] * X[None]
     if problem.robust:
         spread, tilt = np.asarray(dual["spread"]), np.asarray(dual["tilt"])
         if (
@@ -310,8 +190,8 @@ def _response(X: Array, z: Array, directions: Array) -> Array:
 
 def _global_parts(claim: Claim, dossier: Dossier) -> tuple[Any, ...]:
     problem: PatternProgram = dossier.problem
-    X, y = _data(problem)
-    found, wrong = _network(dossier)
+    X, y = data_of(problem)
+    found, wrong = answer_of(dossier)
     part = dossier.evidence["global.npz"]
     z, largest, where = (np.asarray(part[name], dtype=float) for name in ("z", "largest", "where"))
     if not wrong and (z.shape != y.shape or largest.shape != (y.shape[1],) or where.shape != (y.shape[1], X.shape[1])):
@@ -329,6 +209,11 @@ def _gap_to(problem: PatternProgram, y: Array, found: Network, z: Array, largest
     return (value - dual_sum(problem, z * theta, y)) / max(abs(value), np.finfo(float).tiny)
 
 
+def _said(claim: Claim, bound: float) -> float | None:
+    """The bound that a claim of a small gap must have; one without a bound only reports the distance."""
+    return None if claim.bound is None else bound
+
+
 def global_gap_search(claim: Claim, dossier: Dossier) -> Verdict:
     """The claimed largest value is reached at its direction, and a search by other means finds nothing above it."""
     problem, X, y, found, z, largest, where, wrong = _global_parts(claim, dossier)
@@ -344,7 +229,7 @@ def global_gap_search(claim: Claim, dossier: Dossier) -> Verdict:
                 claim, f"a direction prices at {above:.6g}, above the largest {largest[column]:.6g} found", above
             )
     gap = _gap_to(problem, y, found, z, largest)
-    return compare(claim, gap, supports="measured", bound=1e-2, rtol=1e-6, atol=1e-12)
+    return compare(claim, gap, supports="measured", bound=_said(claim, 1e-2), rtol=1e-6, atol=1e-12)
 
 
 def _search(X: Array, z: Array, generator: np.random.Generator, starts: int = 200) -> float:
@@ -375,25 +260,56 @@ def global_gap_exact(claim: Claim, dossier: Dossier) -> Verdict:
             if above := above_limit(X, sign * z[:, column], largest[column] * (1 + 1e-7)):
                 return refute(claim, above)
     gap = _gap_to(problem, y, found, z, largest)
-    return compare(claim, gap, supports="proved", bound=1e-4, rtol=1e-6, atol=1e-12)
+    return compare(claim, gap, supports="proved", bound=_said(claim, 1e-4), rtol=1e-6, atol=1e-12)
 
 
 def local_runs(claim: Claim, dossier: Dossier) -> Verdict:
     """The best of the local networks again, from their weights."""
     problem: PatternProgram = dossier.problem
-    found, wrong = _network(dossier)
+    found, wrong = answer_of(dossier)
     if wrong:
         return refute(claim, wrong)
+    values = [network_loss(problem, each) for each in _trained(dossier)]
+    own = network_loss(problem, found)
+    if claim.tolerance > 1e-9 * abs(own) * (1 + 1e-6):
+        return refute(claim, "the tolerance is wider than 1e-9 of the bound")
+    return compare(claim, min(values), supports="measured", bound=None if claim.bound is None else own, rtol=1e-9)
+
+
+def _trained(dossier: Dossier) -> list[Network]:
     part = dossier.evidence["local.npz"]
     hidden, output = np.asarray(part["hidden"], dtype=float), np.asarray(part["output"], dtype=float)
-    values = [network_loss(problem, Network(h, a)) for h, a in zip(hidden, output, strict=True)]
-    return compare(claim, min(values), supports="measured", bound=network_loss(problem, found), rtol=1e-9)
+    return [Network(h, a) for h, a in zip(hidden, output, strict=True)]
+
+
+def rival(claim: Claim, dossier: Dossier) -> Verdict:
+    """The answer must be one of the local networks; the program's own network is put together from its blocks and weighed."""
+    problem: PatternProgram = dossier.problem
+    found, wrong = answer_of(dossier)
+    if not wrong:
+        _, wrong = _feasible_value(problem, dossier.evidence["program.npz"])
+    if wrong:
+        return refute(claim, wrong)
+    local = [ordered(each.hidden, each.output) for each in _trained(dossier)]
+    if not any(np.array_equal(u, found.hidden) and np.array_equal(a, found.output) for u, a in local):
+        return refute(claim, "the answer is none of the networks trained locally")
+    program = dossier.evidence["program.npz"]
+    blocks, weights = np.asarray(program["blocks"]), np.asarray(program["weights"], dtype=float)
+    columns, count = problem.targets.shape[1], len(program["directions"])
+    column, side, _ = np.unravel_index(blocks.astype(np.int64), (columns, 2, count))
+    root = np.sqrt(np.linalg.norm(weights, axis=1))
+    output = np.zeros((len(blocks), columns))
+    output[np.arange(len(blocks)), column] = np.where(side == 0, root, -root)
+    own, answer = network_loss(problem, Network(weights / root[:, None], output)), network_loss(problem, found)
+    if claim.tolerance > 1e-9 * abs(answer) * (1 + 1e-6):
+        return refute(claim, "the tolerance is wider than 1e-9 of the bound")
+    return compare(claim, own, supports="proved", bound=answer, rtol=1e-9)
 
 
 def held_out(claim: Claim, dossier: Dossier) -> Verdict:
     """Each row kept apart, one after the other."""
     problem: PatternProgram = dossier.problem
-    found, wrong = _network(dossier)
+    found, wrong = answer_of(dossier)
     if wrong:
         return refute(claim, wrong)
     if problem.held_features is None or problem.held_targets is None:
@@ -419,7 +335,7 @@ def _moved(problem: PatternProgram, rows: Any, moved: Any) -> tuple[Array, str]:
     X, moved = rows.double().cpu().numpy(), np.asarray(moved, dtype=float)
     if moved.shape != X.shape or not np.isfinite(moved).all():
         return X, "the perturbations have the wrong shape or are not finite"
-    if (np.abs(moved) > _radii(problem) * (1 + 1e-12)).any():
+    if (np.abs(moved) > radii_of(problem) * (1 + 1e-12)).any():
         return X, "a perturbation is larger than its radius"
     return X + moved, ""
 
@@ -427,17 +343,17 @@ def _moved(problem: PatternProgram, rows: Any, moved: Any) -> tuple[Array, str]:
 def attacked(claim: Claim, dossier: Dossier) -> Verdict:
     """The loss at the attack's rows, and the bound that must be above it."""
     problem: PatternProgram = dossier.problem
-    found, wrong = _network(dossier)
+    found, wrong = answer_of(dossier)
     X, bad = _moved(problem, problem.features, dossier.evidence["attack.npz"]["rows"])
     if wrong or bad:
         return refute(claim, wrong or bad)
     scores = (
         np.stack([np.maximum(found.hidden @ x, 0.0) @ found.output for x in X])
         if found.width
-        else np.zeros_like(_data(problem)[1])
+        else np.zeros_like(data_of(problem)[1])
     )
     decay = 0.5 * problem.weight * float(np.sum(found.hidden**2) + np.sum(found.output**2))
-    value = loss_sum(problem, scores, _data(problem)[1]) + decay
+    value = loss_sum(problem, scores, data_of(problem)[1]) + decay
     certified = network_loss(problem, found)
     if claim.tolerance > 1e-9 * abs(certified) * (1 + 1e-6):
         return refute(claim, "the tolerance is wider than 1e-9 of the bound")
@@ -453,11 +369,11 @@ def _held(problem: PatternProgram) -> tuple[Any, Array]:
 def held_certified(claim: Claim, dossier: Dossier) -> Verdict:
     """Each row kept apart: its class must hold over the whole box, by the bounds on scores or on their differences."""
     problem: PatternProgram = dossier.problem
-    found, wrong = _network(dossier)
+    found, wrong = answer_of(dossier)
     if wrong:
         return refute(claim, wrong)
     rows, y = _held(problem)
-    radii, right = _radii(problem), 0
+    radii, right = radii_of(problem), 0
     for x, target in zip(rows.double().cpu().numpy(), y, strict=True):
         if len(target) == 1:
             low, high = row_range(x, radii, found.hidden, found.output[:, 0])
@@ -472,7 +388,7 @@ def held_certified(claim: Claim, dossier: Dossier) -> Verdict:
 def held_attack(claim: Claim, dossier: Dossier) -> Verdict:
     """Rows kept apart, moved by the attack."""
     problem: PatternProgram = dossier.problem
-    found, wrong = _network(dossier)
+    found, wrong = answer_of(dossier)
     if wrong:
         return refute(claim, wrong)
     rows, y = _held(problem)
@@ -492,8 +408,11 @@ CHECKS: Mapping[str, Check] = {
     "held_attack": held_attack,
     "network": network,
     "program_gap": program_gap,
+    "sampled_network": sampled_network,
+    "sampled_gap": sampled_gap,
     "global_gap_exact": global_gap_exact,
     "global_gap_search": global_gap_search,
     "local_runs": local_runs,
+    "rival": rival,
     "held_out": held_out,
 }

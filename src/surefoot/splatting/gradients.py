@@ -22,7 +22,7 @@ from surefoot.splatting.harmonics import shade
 from surefoot.splatting.model import render
 from surefoot.splatting.problem import Capture, Trained
 from surefoot.splatting.rasterize import Settings
-from surefoot.splatting.reference import CLAMP, Contributions, contributions, indicator, project
+from surefoot.splatting.reference import CLAMP, Contributions, contributions, visible
 
 __all__ = ["STOP", "gradient_claim"]
 
@@ -106,9 +106,8 @@ def _exact(
     in_front: Tensor, behind: list[Tensor], counted: Tensor,
 ) -> dict[str, Tensor]:  # fmt: skip
     leaves = {name: tensors[name][chosen].clone().requires_grad_() for name in NAMES}
-    shown = project(leaves["points"], view, matrix)
     delta = leaves["log_delta"].exp() * scene.focal**2 / (matrix[0, 0] * matrix[1, 1])
-    _, inside, _ = indicator(shown.corners, shown.depth, delta, leaves["log_sigma"].exp(), pixels)
+    _, inside, _, _ = visible(leaves["points"], delta, leaves["log_sigma"].exp(), view, matrix, pixels, scene.near)
     alpha = (torch.sigmoid(leaves["opacity_logit"])[:, None] * inside).clamp(max=CLAMP) * counted
     colors = shade(leaves["points"], leaves["sh0"], leaves["sh_rest"], scene.sh_degree, view[None])
     colors = colors if colors.ndim == 2 else colors[0]

@@ -70,16 +70,18 @@ class BruteForce:
             raise ValueError("the scene's points are no finite (N, K, 3)")
         local = points @ view[:3, :3].T + view[:3, 3]
         depth = local[:, :, 2].mean(axis=1)
-        fits = (depth > scene.near) & (local[:, :, 2] > 0.01 * scene.near).all(axis=1)
+        fits = depth > scene.near
         order = np.flatnonzero(fits)[np.argsort(depth[fits], kind="stable")]
         local = local[order]
         self.order = order
         self.depth = depth[order]
-        self.reach = np.stack([local[:, :, 2].min(axis=1), local[:, :, 2].max(axis=1)], axis=1)
+        self.reach = np.stack([local[:, :, 2].min(axis=1).clip(scene.near), local[:, :, 2].max(axis=1)], axis=1)
+        local = before(local, scene.near)
         u = matrix[0, 0] * local[:, :, 0] / local[:, :, 2] + matrix[0, 2] - 0.5
         v = matrix[1, 1] * local[:, :, 1] / local[:, :, 2] + matrix[1, 2] - 0.5
         self.corners = np.stack([u, v], axis=-1)
         self.ring, self.count = wrapped(self.corners)
+        self.ring = self.ring[:, : max(3, int(self.count.max(initial=0)))]
         scale = scene.focal**2 / (matrix[0, 0] * matrix[1, 1])
         self.soft = self.depth * np.exp(np.asarray(scene.log_delta, dtype=float)[order]) * scale
         self.sharp = self.depth * np.exp(np.asarray(scene.log_sigma, dtype=float)[order])
@@ -118,7 +120,7 @@ class BruteForce:
         x, y = np.asarray(columns, dtype=float), np.asarray(rows, dtype=float)
         top = np.full((len(self.depth), len(x)), -np.inf)
         terms = []
-        for k in range(self.corners.shape[1]):
+        for k in range(self.ring.shape[1]):
             begin = np.take_along_axis(self.corners, self.ring[:, k, None, None].repeat(2, axis=2), axis=1)[:, 0]
             following = np.where(k + 1 < self.count, self.ring[:, (k + 1) % self.ring.shape[1]], self.ring[:, 0])
             end = np.take_along_axis(self.corners, following[:, None, None].repeat(2, axis=2), axis=1)[:, 0]
@@ -203,6 +205,24 @@ def differences(
             value[place] = (part[:, None] * (color[place] - backs[at]) * weights).sum()
         split = value.reshape(len(chosen), many, 2)
         out[name] = ((split[..., 0] - split[..., 1]) / (2 * step[:, None])).reshape(values.shape)
+    return out
+
+
+def before(local: Array, near: float) -> Array:
+    """What of each hull of points ``(N, K, 3)`` lies at Z >= near, as the hull of ``(N, K', 3)``: where the plane cuts a hull, the points
+    before it, and the ends there of their segments to each point behind. Each needs a point before the plane."""
+    cut = np.flatnonzero((local[:, :, 2] < near).any(axis=1))
+    lists = []
+    for points in local[cut]:
+        ahead, behind = points[points[:, 2] >= near], points[points[:, 2] < near]
+        share = (ahead[:, None, 2] - near) / (ahead[:, None, 2] - behind[None, :, 2])
+        ends = (1 - share)[..., None] * ahead[:, None] + share[..., None] * behind
+        ends[..., 2] = near
+        lists.append(np.concatenate([ahead, ends.reshape(-1, 3)]))
+    most = max([local.shape[1], *map(len, lists)])
+    out = np.concatenate([local, np.repeat(local[:, :1], most - local.shape[1], axis=1)], axis=1)
+    for row, points in zip(cut, lists, strict=True):
+        out[row] = np.concatenate([points, np.repeat(points[:1], most - len(points), axis=0)])
     return out
 
 
