@@ -17,6 +17,7 @@ from surefoot.splatting.gradients import gradient_claim
 from surefoot.splatting.intervals import interval_claims
 from surefoot.splatting.problem import Capture, Trained
 from surefoot.splatting.rasterize import Rendering, Settings
+from surefoot.splatting.reach import seen_rows
 from surefoot.splatting.reference import Contributions, contributions, hull_successors, render_reference, shadows
 
 CARD = "convex-splatting"
@@ -154,7 +155,7 @@ def _probes(problem: Capture, places: tuple[int, ...], seed: int) -> dict[str, A
 def _exact(problem: Capture, scene: Trained, places: tuple[int, ...], probes: dict[str, Array]) -> tuple[Array, float]:
     """The exact model at the probes by the reference, and the share of weight in provable order."""
     double = torch.float64
-    p = parameters(scene, double)
+    whole = parameters(scene, double)
     back = torch.as_tensor(scene.background, dtype=double)
     from surefoot.splatting.harmonics import shade
 
@@ -163,8 +164,10 @@ def _exact(problem: Capture, scene: Trained, places: tuple[int, ...], probes: di
     for number, index in enumerate(places):
         chosen = probes["photo"] == number
         view, matrix = torch.from_numpy(problem.views[index]), torch.from_numpy(problem.matrices[index])
+        pixels = torch.from_numpy(np.stack([probes["column"][chosen], probes["row"][chosen]], axis=1)).double()
+        rows = seen_rows(whole, scene, view, matrix, pixels)
+        p = {name: value[rows] for name, value in whole.items()}
         colors = shade(p["points"], p["sh0"], p["sh_rest"], scene.sh_degree, view[None])
-        pixels = torch.from_numpy(np.stack([probes["column"][chosen], probes["row"][chosen]], axis=1))
         height, width = problem.photos[index].shape[:2]
         values, _ = render_reference(
             p["points"], p["log_delta"].exp(), p["log_sigma"].exp(), torch.sigmoid(p["opacity_logit"]),
@@ -174,7 +177,7 @@ def _exact(problem: Capture, scene: Trained, places: tuple[int, ...], probes: di
         found[chosen] = values.numpy()
         seen = contributions(
             p["points"], p["log_delta"].exp() * scene.focal**2 / (matrix[0, 0] * matrix[1, 1]), p["log_sigma"].exp(),
-            torch.sigmoid(p["opacity_logit"]), view, matrix, pixels.double(), near=scene.near, threshold=scene.threshold,
+            torch.sigmoid(p["opacity_logit"]), view, matrix, pixels, near=scene.near, threshold=scene.threshold,
         )  # fmt: skip
         share.append(_ordered(seen))
     return found, float(np.mean(share))

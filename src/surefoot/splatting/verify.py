@@ -181,11 +181,11 @@ def check_gradient(claim: Claim, dossier: Dossier) -> Verdict:
         raise ValueError("gradient.npz holds values that are not finite")
     brute = _brute(dossier, index)
     column = brute.pixels(*pixels, dossier.answer.threshold, 1e-4)
-    seen = brute.order[(column.alpha > 0).any(axis=1)]
+    seen = column.order[(column.alpha > 0).any(axis=1)]
     if len(chosen) < min(LEAST, len(seen)) or not np.isin(chosen, seen).all():
         raise ValueError("gradient.npz names too few convexes, or one that the probes do not show")
     exact = differences(
-        dossier.answer, dossier.problem.views[index], dossier.problem.matrices[index], column, brute.order, chosen, pixels, weights
+        dossier.answer, dossier.problem.views[index], dossier.problem.matrices[index], column, chosen, pixels, weights
     )  # fmt: skip
     size = np.ptp(np.asarray(dossier.answer.points, dtype=float)[chosen], axis=1).max(axis=1)  # makes points comparable
     apart, norm = {}, {}
