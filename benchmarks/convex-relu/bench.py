@@ -139,7 +139,7 @@ def cost(bench: Bench, folder: Path) -> None:
     ]
     bench.table(
         "How cost grows", rows,
-        says="Seconds: set-up and one iteration of ADMM, one iteration of the interior point, and the whole program to a gap of 1e-4 (interior "
+        says="Processor seconds on one thread: set-up and one iteration of ADMM, one iteration of the interior point, and the whole program to a gap of 1e-4 (interior "
         f"point). Elsewhere {growth.BASE['n']} rows, {growth.BASE['d']} columns, {growth.BASE['P']} patterns.",
     )  # fmt: skip
     if not bench.quick:

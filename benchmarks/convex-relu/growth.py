@@ -100,7 +100,7 @@ def draw(rows: Sequence[Mapping[str, Any]], target: Path) -> None:
         panel.grid(True, color="#e6e6e6", linewidth=0.7)
         for side in ("top", "right"):
             panel.spines[side].set_visible(False)
-    panels[0].set_ylabel("seconds")
+    panels[0].set_ylabel("processor seconds, one thread")
     handles, labels = panels[0].get_legend_handles_labels()
     canvas.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False, fontsize=8)
     target.parent.mkdir(exist_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -20,6 +20,12 @@ SolverName = Literal["auto", "interior", "admm", "published", "coordinate"]
 INTERIOR_SIZE = 2500
 """Rows, or numbers in all patterns' weights, up to which "auto" takes the interior-point solver (a matrix of that size is factorised in
 every iteration)."""
+
+KINKED_SIZE = 6000
+"""The same for losses with kinks, on which ADMM needs many thousands of iterations: there the dear iterations of the interior point are
+worth it for longer, where memory allows."""
+
+KINKED = ("hinge", "huber", "quantile")
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,13 @@ class Inner:
         if self.solver != "auto":
             return self.solver
         n, d = problem.features.shape
-        return "interior" if problem.robust or min(n, patterns * d) <= INTERIOR_SIZE else "admm"
+        size = min(n, patterns * d)
+        if problem.robust or size <= INTERIOR_SIZE:
+            return "interior"
+        if problem.loss_name not in KINKED or size > KINKED_SIZE:
+            return "admm"
+        needed = replace(self, solver="interior").memory_needed(problem, patterns)
+        return "interior" if needed["kept"] + needed["scratch"] <= self.memory else "admm"
 
     def memory_needed(self, problem: PatternProgram, patterns: int) -> dict[str, int]:
         """Bytes that the inner solver takes for so many patterns.
