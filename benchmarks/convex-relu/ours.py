@@ -169,6 +169,27 @@ def growth(request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def kinked(request: dict[str, Any]) -> dict[str, Any]:
+    """Hinge loss by one solver."""
+    if request["warmup"]:
+        return {"seconds": 0.0}
+    stored = np.load(request["file"])
+    problem = problem_of(stored, "hinge")
+    method = ConvexTraining(
+        arrangements=len(stored["directions"]),
+        solver=request["solver"],
+        iterations=request["iterations"],
+        tolerance=1e-4,
+    )
+    before = time.process_time()
+    result = solve(problem, method)
+    spent = time.process_time() - before
+    return {"seconds": spent, "value": {
+        "cpu_s": spent, "iterations": result.steps, "objective": value_of(result.certificate, "network") / len(stored["y"]),
+        "gap": value_of(result.certificate, "program_gap"),
+    }}  # fmt: skip
+
+
 def fastest(action: Any, count: int) -> float:
     """Least processor seconds of a few calls, on one thread."""
     found = []
@@ -179,7 +200,7 @@ def fastest(action: Any, count: int) -> float:
     return min(found)
 
 
-KINDS = {"auto": auto, "program": program, "growth": growth, "sine": sine, "worst": worst}
+KINDS = {"auto": auto, "program": program, "growth": growth, "kinked": kinked, "sine": sine, "worst": worst}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
