@@ -82,7 +82,7 @@ def sine(request: dict[str, Any]) -> dict[str, Any]:
     problem, count = problem_of(np.load(request["file"])), request["neurons"]
     began = time.perf_counter()
     if count > 0:
-        found = train_sampled(problem, count, tolerance=1e-4, iterations=100_000)
+        found = train_sampled(problem, count, tolerance=1e-6)
         return {
             "seconds": time.perf_counter() - began,
             "value": {"objective": found.upper, "lower": found.lower, "neurons": found.network.width},

@@ -21,7 +21,7 @@ from surefoot.convex_networks.robust import attack, certified_right
 from surefoot.convex_networks.training import ConvexTraining
 from surefoot.core.solve import solve
 
-RADIUS, BETA, WIDTH, STEPS = 10 / 255, 0.5, 50, 400
+RADIUS, BETA, WIDTH, STEPS = 10 / 255, 0.5, 50, 600
 
 
 def train(way: str, problem: PatternProgram, robust: PatternProgram, quick: bool) -> tuple[Tensor, Tensor]:
@@ -42,7 +42,7 @@ def train(way: str, problem: PatternProgram, robust: PatternProgram, quick: bool
         if starts:
             X = X + attack(robust, X, problem.targets, point[0], point[1], rng, steps=steps, starts=starts)
         _, *gradient = objective_and_gradient(replace(problem, features=X), point[0], point[1])
-        length = 0.02 * 0.5 * (1 + np.cos(np.pi * (k - 1) / count))
+        length = 0.004 * 0.5 * (1 + np.cos(np.pi * (k - 1) / count))
         for w, g, a, b in zip(point, gradient, first, second, strict=True):
             a.mul_(0.9).add_(g, alpha=0.1)
             b.mul_(0.999).addcmul_(g, g, value=0.001)

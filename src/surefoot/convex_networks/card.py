@@ -149,12 +149,12 @@ def method(options: Options) -> Method[PatternProgram, Any, Network]:
             raise ValueError(
                 "--program sampled does not train against perturbations; leave out --radius or take --program cone"
             )
-        if options.loss in ("hinge", "huber", "quantile"):
+        if options.loss in ("hinge", "quantile"):
             raise ValueError(
-                f"--program sampled needs a smooth loss (squared, logistic), not {options.loss}; take --program cone"
+                f"--program sampled needs a smooth loss (squared, logistic, huber), not {options.loss}; take --program cone"
             )
         return SampledTraining(
-            neurons=options.neurons, tolerance=options.tolerance, iterations=5 * options.iterations,
+            neurons=options.neurons, tolerance=options.tolerance, iterations=options.iterations,
             local_runs=options.local_runs, local_width=options.local_width, local_steps=options.local_steps, memory=memory,
         )  # fmt: skip
     from surefoot.convex_networks.training import ConvexTraining
