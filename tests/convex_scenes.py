@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, fields, replace
 
 import torch
+from hypothesis import strategies as st
 from torch import Tensor
 
 WIDTH, HEIGHT = 45, 35
@@ -50,6 +51,19 @@ def convexes(seed: int, number: int = 12, corners: int = 6, size: float = 0.35, 
         draw(number, 3),
     )
     return Convexes(*(t.float().double() for t in found.tensors()))
+
+
+@st.composite
+def scenes(draw: st.DrawFn, most: int = 12, hardness: tuple[float, ...] = (0.3, 1.0, 4.0)) -> Convexes:
+    """Soft to hard, few to many, flat to round: what every renderer must treat alike."""
+    corners, number = draw(st.sampled_from((3, 4, 6, 8))), draw(st.integers(1, most))
+    return convexes(
+        draw(st.integers(0, 10_000)),
+        number,
+        corners,
+        draw(st.sampled_from((0.1, 0.35))),
+        draw(st.sampled_from(hardness)),
+    )
 
 
 def camera(focal: float = 40.0, width: int = WIDTH, height: int = HEIGHT) -> tuple[Tensor, Tensor]:

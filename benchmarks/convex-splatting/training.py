@@ -5,17 +5,27 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from harness import serve
 from surefoot.core.random import Streams
+from surefoot.numerics.images import psnr, ssim
 from surefoot.splatting.loading import read_capture
 from surefoot.splatting.rasterize import Settings
 from surefoot.splatting.train import TrainConvexes
+
+
+def corrected_psnr(shown: torch.Tensor, photo: torch.Tensor) -> float:
+    """PSNR after the affine map of the render's colours that fits the photo best."""
+    x, y = shown.reshape(-1, 3).double(), photo.reshape(-1, 3).double()
+    x = torch.cat([x, torch.ones(len(x), 1, dtype=torch.float64)], dim=1)
+    return psnr(x @ torch.linalg.lstsq(x, y).solution, y)
 
 
 def handle(request: dict[str, Any]) -> dict[str, Any]:
@@ -34,10 +44,16 @@ def handle(request: dict[str, Any]) -> dict[str, Any]:
             )
     seconds, used = time.perf_counter() - began, time.process_time() - used
     seen = [trainer.judge_one(capture, state, index) for index in capture.train]
+    pairs = [(trainer.shown(capture, state, i), torch.from_numpy(capture.photos[i])) for i in capture.test]
+    if folder := request.get("pictures"):
+        for index, (shown, photo) in zip(capture.test, pairs, strict=True):
+            both = torch.cat([photo, shown.clamp(0, 1)], dim=1).mul(255).round().byte().numpy()
+            Image.fromarray(both).save(Path(folder) / f"{Path(capture.names[index]).stem}.png")
     height, width = capture.photos[0].shape[:2]
     value = {
         "size": f"{width}x{height}", "photos": len(capture.train), "held_out": len(capture.test), "steps": trainer.horizon,
         "convexes": len(state.slope), "train_psnr": round(sum(seen) / len(seen), 2), "held_out_psnr": round(state.judged, 2),
+        "corrected_psnr": round(mean([corrected_psnr(s, t) for s, t in pairs]), 2), "ssim": round(mean([float(ssim(s, t)) for s, t in pairs]), 3),
         "processor_s": round(used, 1),
     }  # fmt: skip
     return {"seconds": seconds, "value": value}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convex_scenes import DOUBLE, HEIGHT, WIDTH, camera, convexes, turned
+from convex_scenes import DOUBLE, HEIGHT, WIDTH, camera, convexes
 from surefoot.splatting.reference import hull_successors, indicator, render_reference
 
 SEEDS = st.integers(0, 10_000)
@@ -63,82 +62,6 @@ def test_gradients_of_the_reference():
 
 @few
 @given(SEEDS)
-def test_order_of_points_and_of_convexes_is_irrelevant(seed):
-    c = convexes(seed)
-    image, left = render(c)
-    g = torch.Generator().manual_seed(seed)
-    points = c.points[:, torch.randperm(6, generator=g)]
-    row = torch.randperm(12, generator=g)
-    other, other_left = render(type(c)(*(t[row] for t in c.at(points=points).tensors())))
-    torch.testing.assert_close(other, image, atol=1e-12, rtol=0)
-    torch.testing.assert_close(other_left, left, atol=1e-12, rtol=0)
-
-
-@few
-@given(SEEDS)
-def test_a_point_in_the_middle_changes_nothing(seed):
-    c = convexes(seed)
-    seven = torch.cat([c.points, c.points.mean(dim=1, keepdim=True)], dim=1)
-    torch.testing.assert_close(render(c.at(points=seven))[0], render(c)[0], atol=1e-11, rtol=0)
-
-
-@few
-@given(SEEDS)
-def test_scene_and_camera_move_together(seed):
-    c, motion = convexes(seed), turned(seed)
-    moved = c.at(points=c.points @ motion[:3, :3].T + motion[:3, 3])
-    other = render(moved, view=VIEW @ torch.linalg.inv(motion))[0]
-    torch.testing.assert_close(other, render(c)[0], atol=1e-9, rtol=0)
-
-
-@few
-@given(SEEDS, st.floats(0.1, 20.0))
-def test_scale_of_the_world(seed, scale):
-    c = convexes(seed)
-    scaled = c.at(points=c.points * scale, delta=c.delta / scale, sigma=c.sigma / scale)
-    torch.testing.assert_close(render(scaled, near=0.2 * scale)[0], render(c)[0], atol=1e-11, rtol=0)
-
-
-@few
-@given(SEEDS)
-def test_resolution(seed):
-    """Three times the focal length, delta divided by 9: every third pixel of the larger image is the small one."""
-    c, focal = convexes(seed), float((MATRIX[0, 0] * MATRIX[1, 1]).sqrt())
-    large = MATRIX.clone()
-    large[:2] *= 3
-    big = render(c, matrix=large, width=3 * WIDTH, height=3 * HEIGHT, focal=focal)[0]
-    torch.testing.assert_close(big[1::3, 1::3], render(c, focal=focal)[0], atol=1e-11, rtol=0)
-    blunt = render(c, matrix=large, width=3 * WIDTH, height=3 * HEIGHT)[0]
-    assert (blunt[1::3, 1::3] - render(c)[0]).abs().max() > 0.01
-
-
-@few
-@given(SEEDS)
-def test_crop_is_a_shift_of_the_principal_point(seed):
-    c, shifted = convexes(seed), MATRIX.clone()
-    shifted[0, 2] -= 7
-    shifted[1, 2] -= 4
-    crop = render(c, matrix=shifted, width=20, height=15)[0]
-    torch.testing.assert_close(crop, render(c)[0][4:19, 7:27], atol=1e-11, rtol=0)
-
-
-@few
-@given(SEEDS)
-def test_colour_is_linear_and_weights_are_a_partition_of_unity(seed):
-    c = convexes(seed)
-    image, left = render(c)
-    twice = render(c.at(colors=2 * c.colors))[0]
-    torch.testing.assert_close(twice, 2 * image, atol=1e-12, rtol=0)
-    ones = render(c.at(colors=torch.ones_like(c.colors)), background=torch.ones(3, dtype=DOUBLE))[0]
-    torch.testing.assert_close(ones, torch.ones_like(ones), atol=1e-12, rtol=0)
-    assert (left >= 0).all()
-    assert (left <= 1).all()
-    assert (image >= 0).all()
-    assert (image <= c.colors.max() + 1e-12).all()
-
-
-@few
-@given(SEEDS)
 def test_level_sets_are_convex(seed):
     """phi at a midpoint is at most the mean of phi at the ends."""
     g = torch.Generator().manual_seed(seed)
@@ -167,29 +90,6 @@ def test_half_level_lies_between_the_hull_and_its_erosion(seed):
         assert (d[inside[n] >= 0.5] <= 1e-9).all()
         room = torch.log(used.sum().double()) / (depth[n] * delta[n])
         assert (inside[n][d <= -room] >= 0.5).all()
-
-
-def test_order_of_separate_convexes_is_irrelevant():
-    c = convexes(4, number=2, size=0.1, hardness=40)
-    points = c.points.clone()
-    points[0] += torch.tensor([-1.0, 0, 3]) - points[0].mean(dim=0)
-    points[1] += torch.tensor([1.0, 0, 3.1]) - points[1].mean(dim=0)
-    swapped = points.clone()
-    swapped[0] *= 3.2 / 3.0  # the same picture with the first one behind the second
-    first = render(c.at(points=points), threshold=1e-3)[1]
-    scale = torch.tensor([3.2 / 3.0, 1.0], dtype=DOUBLE)
-    other = render(c.at(points=swapped, delta=c.delta / scale, sigma=c.sigma / scale), threshold=1e-3)[1]
-    torch.testing.assert_close(other, first, atol=1e-9, rtol=0)
-    assert first.min() < 0.9
-
-
-def test_nothing_before_the_camera_is_background():
-    c = convexes(5)
-    back = torch.tensor([0.1, 0.2, 0.3], dtype=DOUBLE)
-    image, left = render(c.at(points=-c.points), background=back)
-    assert (left == 1).all()
-    torch.testing.assert_close(image, back.expand_as(image))
-    assert pytest.approx(1.0) == float(left.mean())
 
 
 def test_harmonics_are_orthonormal_and_known():

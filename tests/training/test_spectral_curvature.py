@@ -42,7 +42,7 @@ def problem(kind: Any = "ggn", **more: Any) -> Curvature:
 
 def dense(case: Curvature, rows: Any = slice(None)) -> torch.Tensor:
     """The whole matrix by torch.func.hessian, or from the Jacobian."""
-    flat = cu.Flattened(case.model)
+    flat = case.network
     x, y = case.inputs[rows], case.targets[rows]
     if case.kind == "hessian":
         return torch.func.hessian(lambda w: case.losses(flat(w, x), y).mean())(flat.vector())
@@ -163,7 +163,7 @@ def test_all_rows_as_the_batch_are_predicted_and_measured_exactly() -> None:
 def test_the_empirical_fisher_is_the_covariance_of_the_rows_gradients() -> None:
     case = problem()
     A = cu.CurvatureOperator(case.model, case.inputs, case.targets, kind="fisher", chunk=16)
-    flat = cu.Flattened(case.model)
+    flat = case.network
     G = torch.func.jacrev(lambda w: case.losses(flat(w, case.inputs), case.targets))(flat.vector())
     v = torch.randn(A.dim, dtype=torch.float64)
     assert torch.allclose(A(v), G.T @ (G @ v) / case.rows, atol=1e-12)

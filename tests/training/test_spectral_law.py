@@ -108,8 +108,71 @@ def test_a_quadratic_converges_just_below_the_largest_rate_and_diverges_just_abo
         assert (abs(float(x.detach())) > 1) is grows
 
 
-def test_adam_is_stable_to_38_over_the_curvature() -> None:
+@pytest.mark.parametrize("beta1", [0.5, 0.9])
+def test_adam_is_stable_to_its_bound_on_the_preconditioned_curvature(beta1: float) -> None:
+    """torch's own Adam on 3 x^2 / 2 with a second moment that stands still, so that D is known: 38 / lam at beta1 = 0.9."""
+    import torch
+
+    lam, second = 3.0, 4.0
+    preconditioned = lam / math.sqrt(second)
     assert law.adam_rate(2.0) == pytest.approx(19.0)
+    for factor, grows in ((0.98, False), (1.02, True)):
+        x = torch.nn.Parameter(torch.tensor(1.0, dtype=torch.float64))
+        adam = torch.optim.Adam(
+            [x], lr=factor * law.adam_rate(preconditioned, beta1), betas=(beta1, 1 - 1e-15), eps=0.0
+        )
+        adam.state[x] = {  # after very many steps, so that no bias is corrected
+            "step": torch.tensor(1e18), "exp_avg": torch.zeros_like(x.data), "exp_avg_sq": torch.full_like(x.data, second),
+        }  # fmt: skip
+        for _ in range(1500):
+            x.grad = lam * x.detach()
+            adam.step()
+            adam.state[x]["exp_avg_sq"].fill_(second)
+        assert (abs(float(x.detach())) > 1) is grows
+
+
+def test_published_recipes_follow_their_laws() -> None:
+    """The authors' commands: linear for SGD, the square root for Adam, damping times batch size constant for KFAC."""
+    noisy = {"eigenvalue": 1e-3, "variance": 1e-6 * 128}  # the outlier is small beside the noise that moves it
+    for batch, rate in ((256, 0.1), (512, 0.2)):
+        assert law.scaled_rate(0.05, 128, batch, **noisy)[1] == pytest.approx(rate)
+    assert law.scaled_rate(4e-4, 128, 256, **noisy, optimizer="adam")[1] == pytest.approx(5.6e-4, rel=0.02)
+    for batch, damping in ((32, 8), (64, 4), (128, 2), (256, 1)):
+        assert law.scaled_damping(16, 16, batch) == damping
+    assert law.scaled_damping(16, 16, 32, rates=(1.0, 0.5)) == 4
+    assert law.scaled_damping(1.0, 50, 100, population=100) == 0
+    lam, V = 2.0, 10.0
+    least = [law.minimal_damping(0.3, law.moved_eigenvalue(lam, V, b) - lam) for b in (8, 24)]
+    assert law.scaled_damping(least[0], 8, 24) == pytest.approx(least[1])
+    with pytest.raises(ValueError, match="no sampling noise"):
+        law.scaled_damping(1.0, 100, 50, population=100)
+
+
+def test_weight_decay_and_replacement_enter_the_scaling() -> None:
+    plain = law.scaled_rate(0.1, 8, 64, eigenvalue=1.0, variance=4.0)[0]
+    assert plain == pytest.approx(0.1 * 1.5 / 1.0625)
+    assert law.scaled_rate(0.1, 8, 64, eigenvalue=1.0, variance=4.0, weight_decay=0.5)[0] == pytest.approx(
+        0.1 * 2.0 / 1.5625
+    )
+    finite = law.scaled_rate(0.1, 8, 64, eigenvalue=1.0, variance=4.0, population=64)[0]
+    assert finite == pytest.approx(0.1 * (1 + 4 * (1 / 8 - 1 / 64)))
+    again = law.scaled_rate(0.1, 8, 64, eigenvalue=1.0, variance=4.0, population=64, replacement=True)[0]
+    assert again == pytest.approx(plain)
+
+
+def test_rows_of_one_shape_have_the_variance_of_their_factors() -> None:
+    """H_i = c_i A: V = Var(c) |A v|^2, and the batch's top eigenvalue is mean(c) lam whatever the batch."""
+    import torch
+
+    from surefoot.training.curvature import directional_variance
+    from surefoot.training.spectral_problem import Curvature, Plan
+
+    factors = torch.rand(50, 1, dtype=torch.float64) + 0.5
+    model = torch.nn.Linear(2, 1, bias=False).double()
+    x = torch.tensor([3.0, 4.0], dtype=torch.float64).expand(50, 2)
+    case = Curvature(model, (x,), factors, lambda z, c: c[:, 0] * z[:, 0].square() / 2, plan=Plan((4,)))
+    v = torch.tensor([0.6, 0.8], dtype=torch.float64)
+    assert directional_variance(case, v) == pytest.approx(float(factors.var(correction=0)) * 25**2)
 
 
 def test_damping_keeps_the_flattest_direction_stable() -> None:

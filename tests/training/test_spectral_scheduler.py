@@ -222,7 +222,7 @@ def test_data_come_from_loaders_by_index(tmp_path: Path) -> None:
     part, _, total = materialise(loader, 50)
     assert len(part) == 50
     assert total == 300
-    with pytest.raises(ValueError, match="without length or index"):
+    with pytest.raises(ValueError, match="a batch of the data is a int"):
         materialise(iter([1]), 0)
 
     class Noisy(torch.utils.data.Dataset[Any]):

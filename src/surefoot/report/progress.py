@@ -14,6 +14,7 @@ from surefoot.core.solve import Moment
 
 log = logging.getLogger(__name__)
 PREFERRED = ("objective", "gap", "loss", "value", "score")  # the first of these in a row is shown
+BESIDE = {"held_out_psnr": "dB held out"}  # shown beside it, with its unit
 SPENT = ("spent_epsilon", "spent_share", "spent")  # of a private run's budget: always shown
 
 
@@ -71,6 +72,7 @@ class Bar:
         name = next((n for n in PREFERRED if n in moment.row), next(iter(moment.row), ""))
         remaining = left(moment, rate)
         spent = "".join(f"  spent {moment.row[n]:.3g}" for n in SPENT if n in moment.row)
+        spent += "".join(f"  {moment.row[n]:.2f} {unit}" for n, unit in BESIDE.items() if n in moment.row)
         say = f"step {moment.k}" + (f"  {name} {moment.row[name]:.6g}" if name else "") + spent + f"  {rate:,.0f}/s"
         say += "" if remaining is None else f"  {clock(remaining)} left"
         if self.live:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Options:
     """What can be chosen."""
 
-    steps: int = 3000
-    """Training steps, one photo each."""
+    steps: int = 0
+    """Training steps, one photo each; 0: 3,000, or where points come from a depth map 12, for a generated scene 200."""
     reduce: int = 0
     """Photos averaged over blocks of so many pixels; 0: the smallest that brings them to 1,600 pixels across (sample: 2)."""
     hold_out: int = 8
@@ -33,18 +33,20 @@ class Options:
     """Photos without cameras are a walk or a film: match neighbours only."""
     background: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Colour behind everything, in [0, 1]."""
-    corners: int = 6
-    """Points of a convex, 3 to 16."""
+    corners: int = 0
+    """Points of a convex, 3 to 16; 0: 6, or where points come from a depth map 4, for a generated scene 8."""
     degree: int = 0
     """Of the spherical harmonics of the colours, 0 to 3."""
     degree_every: int = 1000
     """Steps after which one more degree joins."""
-    rate: float = 4.0
-    """Multiplies all published step lengths; short schedules want more."""
-    points_rate: float = 5e-4
-    """Step length of the points, in training units (the cameras' extent is 5)."""
+    rate: float = 0.0
+    """Multiplies all published step lengths, as short schedules want; 0: 4, in the schedules of 12 and 200 steps 20."""
+    points_rate: float = 0.0
+    """Step length of the points, in training units (the cameras' extent is 5); 0: as published, 0.0005, or 0.00004 and 0.002 there."""
     start: Literal["auto", "ball", "sharp", "facing"] = "auto"
     """First convexes: soft balls, as published, sharp ones, or polygons that face the nearest camera; auto faces where points come from a depth map."""
+    fill: int = 0
+    """Cells of so many pixels of a photo that hold no sparse point get one, at the depth that a sweep over the photos finds; 0: none."""
     size: float = 0.0
     """First radius, in spacings of the points; 0: the start's own."""
     opacity: float = 0.0
@@ -69,12 +71,26 @@ class Options:
     """Steps between resets of the opacities to at most 0.2; 0 none."""
     most: int = 100_000
     """No split beyond so many convexes."""
+    cool: float = 1.0
+    """What is left at the end of all step lengths but the points', which fall from the last split on (0.1: calmer colours)."""
+    drop: float = 0.0
+    """Share of the convexes that a step leaves out, from none at first to this at the end: few photos overfit less."""
+    exposure: bool = False
+    """Each training photo gets an affine map of colours (exposure, white balance); held-out photos are shown with the mean one."""
+    random_background: bool = False
+    """Train before a colour drawn anew at each step, so that convexes cover what is solid."""
+    threshold_first: float = 0.0
+    """Contributions below it are not rendered at first (soft starts are cheaper so); 0: `threshold` from the start."""
+    threshold_until: int = 500
+    """Steps after which `threshold` holds."""
     threshold: float = 1 / 255
     """Contributions below it are not rendered."""
     light: bool = False
     """Store the answer in half precision (offsets to the centroids)."""
     render_threads: int = 0
     """CPU threads of the rasteriser; 0 all. They change no bit."""
+    preview: float = 10.0
+    """Seconds between pictures of the training in figures/preview.png; 0 none."""
     compat: Literal["", "paper"] = ""
     """"paper" renders as the published code does (see the page)."""
     sample: Literal["stereo", "turntable"] = "stereo"
@@ -85,6 +101,16 @@ class Options:
     """One picture as input: so many convexes draw it (its longer side is at most 400 pixels, or as `reduce` says)."""
 
 
+SCHEDULES: Mapping[str, Mapping[str, Any]] = {  # where options leave it open
+    "photos": {"steps": 3000, "rate": 4.0, "points_rate": 5e-4, "corners": 6},
+    "depth": {
+        "steps": 12,
+        "rate": 20.0,
+        "points_rate": 4e-5,
+        "corners": 4,
+    },  # one convex a block of the photo: almost there
+    "solid": {"steps": 200, "rate": 20.0, "points_rate": 2e-3, "corners": 8},  # boxes have eight corners
+}
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")  # one of them as the input is drawn in the plane
 PICTURE_WIDEST = 400  # pixels
 
@@ -148,19 +174,31 @@ def _sample(options: Options, inputs: Inputs) -> Any:
     return turntable() if options.sample == "turntable" else at_hand(inputs, SAMPLE, stereo, turntable)
 
 
-def method(options: Options) -> Any:
+def chosen(options: Options, problem: Any = None) -> Options:
+    """The options with the schedule that fits the problem where they leave it open."""
+    from dataclasses import replace
+
+    kind = "photos"
+    if problem is not None:
+        kind = "solid" if problem.solid else "photos" if problem.spacing is None else "depth"
+    return replace(options, **{name: getattr(options, name) or value for name, value in SCHEDULES[kind].items()})
+
+
+def method(options: Options, problem: Any = None) -> Any:
     """The trainer that the options describe."""
     from surefoot.splatting.rasterize import Settings
     from surefoot.splatting.train import TrainConvexes
 
+    options = chosen(options, problem)
     settings = Settings(threshold=options.threshold, threads=options.render_threads, compat=options.compat)
     until = options.split_until or (6 * options.steps) // 10
     return TrainConvexes(
         horizon=options.steps, corners=options.corners, start=options.start, degree=options.degree, degree_every=options.degree_every, sigma=options.sigma,
-        opacity=options.opacity, delta=options.delta, size=options.size, points_rate=options.points_rate, rate=options.rate, rule=options.rule,
+        opacity=options.opacity, delta=options.delta, size=options.size, fill=options.fill, points_rate=options.points_rate, rate=options.rate, rule=options.rule,
         split_share=options.split_share, split_threshold=options.split_threshold, split_every=options.split_every,
         split_from=options.split_from, split_until=until, most=options.most, reset_every=options.reset_every, settings=settings,
-        light=options.light,
+        light=options.light, cool=options.cool, drop=options.drop, exposure=options.exposure,
+        random_background=options.random_background, threshold_first=options.threshold_first, threshold_until=options.threshold_until,
     )  # fmt: skip
 
 
@@ -169,6 +207,7 @@ def drawing(options: Options) -> Any:
     from surefoot.splatting.rasterize import Settings
     from surefoot.splatting.vectorise import VectorisePicture
 
+    options = chosen(options)
     settings = Settings(threshold=options.threshold, threads=options.render_threads)
     return VectorisePicture(horizon=options.steps, shapes=options.shapes, corners=options.corners, settings=settings)
 
@@ -183,7 +222,14 @@ def run(options: Options, problem: Any, run: RunDir | None) -> Result[Any]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return solve(problem, drawing(options) if isinstance(problem, Picture) else method(options), run=run)
+        if isinstance(problem, Picture):
+            return solve(problem, drawing(options), run=run)
+        trainer, watch = method(options, problem), []
+        if run is not None and options.preview > 0:
+            from surefoot.splatting.preview import Preview
+
+            watch = [Preview(run.root, problem, trainer, options.preview)]
+        return solve(problem, trainer, run=run, watch=watch)
     finally:
         torch.set_num_threads(threads)
 
@@ -212,7 +258,10 @@ def tiny() -> Sequence[tuple[Any, Any]]:
     return [
         (problem, short),
         (problem, replace(short, rule="threshold", split_threshold=1e-4, settings=Settings(compat="paper"))),
-        (problem, replace(short, degree=3, degree_every=5, corners=4, light=True)),
+        (
+            problem,
+            replace(short, degree=3, degree_every=5, corners=4, light=True, fill=5, exposure=True, drop=0.2, cool=0.3),
+        ),
         (Picture.of(problem.photos[0]), VectorisePicture(horizon=24, shapes=12, rounds=3, corners=5, block=4)),
     ]
 
@@ -250,8 +299,9 @@ CARD = System(
     domain="splatting",
     presets={
         "default": Options(),
-        "tour": Options(
-            steps=12, reduce=2, stride=3, corners=4, rate=20.0, points_rate=4e-5, split_from=12,
+        "tour": Options(reduce=2, stride=3),
+        "few": Options(
+            steps=900, rate=6.0, fill=4, drop=0.15, cool=0.1, split_from=150, split_until=600, most=16_000,
         ),
         "paper": Options(
             compat="paper", steps=30_000, rate=1.0, start="ball", rule="threshold", degree=3, split_every=200,

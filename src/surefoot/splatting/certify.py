@@ -5,6 +5,7 @@ All are measured: of the held-out photos, each pixel; of the model, pixels that 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,11 @@ import torch
 from surefoot.core.certificate import Certificate, Claim
 from surefoot.numerics.images import psnr, ssim_map
 from surefoot.splatting.gradients import gradient_claim
+from surefoot.splatting.intervals import interval_claims
 from surefoot.splatting.problem import Capture, Trained
 from surefoot.splatting.rasterize import Rendering, Settings
-from surefoot.splatting.reference import Contributions, contributions, hull_successors, project, render_reference
+from surefoot.splatting.reach import seen_rows
+from surefoot.splatting.reference import Contributions, contributions, hull_successors, render_reference, shadows
 
 CARD = "convex-splatting"
 PROBES = 150  # pixels of all judged photos together
@@ -53,8 +56,14 @@ def judged(problem: Capture) -> tuple[int, ...]:
     return problem.test or problem.train[:1]
 
 
-def certify_scene(problem: Capture, scene: Trained, seed: int = 0) -> Certificate:
-    """All claims about `scene`."""
+def certify_scene(
+    problem: Capture, scene: Trained, seed: int = 0, before: Sequence[Array] | None = None
+) -> Certificate:
+    """All claims about `scene`.
+
+    Args:
+        before: squared errors of the judged photos' blocks as training started (`intervals.block_sums`), where they are known.
+    """
     places, images, bounds, lefts, weights = judged(problem), {}, [], [], []
     probes = _probes(problem, places, seed)
     for number, index in enumerate(places):
@@ -87,6 +96,11 @@ def certify_scene(problem: Capture, scene: Trained, seed: int = 0) -> Certificat
     gradient, evidence["gradient.npz"] = gradient_claim(
         problem, scene, places[0], probes["row"][first], probes["column"][first], np.random.default_rng(seed + 1)
     )
+    intervals, tables = interval_claims(
+        list(images.values()), [problem.photos[i] for i in places], [problem.masks[i] for i in places], before, kind
+    )
+    if tables:
+        evidence["blocks.npz"] = tables
     claims = [
         Claim(
             name="psnr", statement=f"Mean PSNR over the {kind} photos' pixels{seen}, in dB", value=close, relation=">=", kind="measured",
@@ -121,6 +135,7 @@ def certify_scene(problem: Capture, scene: Trained, seed: int = 0) -> Certificat
             value=_erosion(problem, scene, places[0]), relation=">=", kind="measured", check="shape", evidence=("answer", "centroids.npz"),
         ),
         gradient,
+        *intervals,
     ]  # fmt: skip
     return Certificate(CARD, tuple(claims), problem.fingerprint(), evidence)
 
@@ -140,7 +155,7 @@ def _probes(problem: Capture, places: tuple[int, ...], seed: int) -> dict[str, A
 def _exact(problem: Capture, scene: Trained, places: tuple[int, ...], probes: dict[str, Array]) -> tuple[Array, float]:
     """The exact model at the probes by the reference, and the share of weight in provable order."""
     double = torch.float64
-    p = parameters(scene, double)
+    whole = parameters(scene, double)
     back = torch.as_tensor(scene.background, dtype=double)
     from surefoot.splatting.harmonics import shade
 
@@ -149,8 +164,10 @@ def _exact(problem: Capture, scene: Trained, places: tuple[int, ...], probes: di
     for number, index in enumerate(places):
         chosen = probes["photo"] == number
         view, matrix = torch.from_numpy(problem.views[index]), torch.from_numpy(problem.matrices[index])
+        pixels = torch.from_numpy(np.stack([probes["column"][chosen], probes["row"][chosen]], axis=1)).double()
+        rows = seen_rows(whole, scene, view, matrix, pixels)
+        p = {name: value[rows] for name, value in whole.items()}
         colors = shade(p["points"], p["sh0"], p["sh_rest"], scene.sh_degree, view[None])
-        pixels = torch.from_numpy(np.stack([probes["column"][chosen], probes["row"][chosen]], axis=1))
         height, width = problem.photos[index].shape[:2]
         values, _ = render_reference(
             p["points"], p["log_delta"].exp(), p["log_sigma"].exp(), torch.sigmoid(p["opacity_logit"]),
@@ -160,7 +177,7 @@ def _exact(problem: Capture, scene: Trained, places: tuple[int, ...], probes: di
         found[chosen] = values.numpy()
         seen = contributions(
             p["points"], p["log_delta"].exp() * scene.focal**2 / (matrix[0, 0] * matrix[1, 1]), p["log_sigma"].exp(),
-            torch.sigmoid(p["opacity_logit"]), view, matrix, pixels.double(), near=scene.near, threshold=scene.threshold,
+            torch.sigmoid(p["opacity_logit"]), view, matrix, pixels, near=scene.near, threshold=scene.threshold,
         )  # fmt: skip
         share.append(_ordered(seen))
     return found, float(np.mean(share))
@@ -199,16 +216,14 @@ def _erosion(problem: Capture, scene: Trained, index: int) -> float:
     """log m / (z delta |edge|) for the shortest edge, the median over convexes before the camera."""
     p = parameters(scene, torch.float64)
     matrix = torch.from_numpy(problem.matrices[index])
-    shown = project(p["points"], torch.from_numpy(problem.views[index]), matrix)
-    kept = (shown.depth > scene.near) & (shown.depths > 0.01 * scene.near).all(dim=1)
-    corners, depth = shown.corners[kept], shown.depth[kept]
-    following = hull_successors(corners)
-    ends = torch.gather(corners, 1, following.clamp(min=0)[..., None].expand_as(corners))
-    used = following >= 0
-    length = torch.where(used, (ends - corners).norm(dim=-1), torch.inf).amin(dim=1)
-    delta = p["log_delta"].exp()[kept] * scene.focal**2 / (matrix[0, 0] * matrix[1, 1])
-    many = used.sum(dim=1)
-    solid = many >= 3
-    if not solid.any():
-        return 0.0
-    return float(np.median((torch.log(many.double()) / (depth * delta * length))[solid].numpy()))
+    delta = p["log_delta"].exp() * scene.focal**2 / (matrix[0, 0] * matrix[1, 1])
+    found = []
+    for rows, shown in shadows(p["points"], torch.from_numpy(problem.views[index]), matrix, scene.near):
+        following = hull_successors(shown.corners)
+        ends = torch.gather(shown.corners, 1, following.clamp(min=0)[..., None].expand_as(shown.corners))
+        used = following >= 0
+        length = torch.where(used, (ends - shown.corners).norm(dim=-1), torch.inf).amin(dim=1)
+        many = used.sum(dim=1)
+        found.append((torch.log(many.double()) / (shown.depth * delta[rows] * length))[many >= 3])
+    erosion = torch.cat(found).numpy()
+    return float(np.median(erosion)) if len(erosion) else 0.0

@@ -21,6 +21,7 @@ import numpy as np
 
 from surefoot.data.ply import read_ply, write_ply
 from surefoot.records.files import UnsafeFileError, regular, write_bytes
+from surefoot.splatting.light import unpack
 
 __all__ = [
     "ConvexSet",
@@ -135,7 +136,7 @@ def _columns(convexes: ConvexSet) -> dict[str, Array]:
 
 
 def read_convexes(path: Path) -> ConvexSet:
-    """Read a set written by `write_convexes` (`.ply`, `.safetensors`) or the published code's `.pt`.
+    """Read a set written by `write_convexes` (`.ply`, `.safetensors`, there also in half precision) or the published code's `.pt`.
 
     Raises:
         UnsafeFileError: none of these, or values that are no set of convexes; the message names the file.
@@ -190,6 +191,9 @@ def _from_safetensors(path: Path) -> ConvexSet:
         raise UnsafeFileError(f"{path.name} is no whole safetensors file: {error}") from error
     if known.get("convexes") != str(VERSION):
         raise UnsafeFileError(f"{path.name} is of version {known.get('convexes')}; this reads version {VERSION}")
+    if "exponent" in known:
+        arrays = unpack(arrays, int(known["exponent"]))
+        del arrays["centers"]
     return ConvexSet(**arrays, focal=float(known["focal"]))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surefoot.data.scene3d import Mesh, Scene3D, SceneCamera
-from surefoot.records.files import UnsafeFileError, read_json, write_bytes, write_json
+from surefoot.records.files import UnsafeFileError, read_json, regular, write_bytes, write_json
 from surefoot.splatting.drawing import write_svg
 from surefoot.splatting.exchange import (
     VERSION,
@@ -21,6 +21,7 @@ from surefoot.splatting.exchange import (
     write_gaussians,
     write_meshes,
 )
+from surefoot.splatting.light import pack
 from surefoot.splatting.problem import Capture, Picture, Trained
 from surefoot.splatting.turntable import orbit, write_gif
 
@@ -41,7 +42,14 @@ def write_scene(scene: Trained, problem: Capture, folder: Path) -> None:
     from safetensors.numpy import save
 
     arrays = {name: np.ascontiguousarray(getattr(scene, name), dtype=np.float32) for name in ARRAYS}
-    data = save(arrays, metadata={"convexes": str(VERSION), "focal": repr(float(scene.focal))})
+    light = None if scene.centers is None else pack(arrays, scene.centers)
+    if light is None:
+        data = save(arrays, metadata={"convexes": str(VERSION), "focal": repr(float(scene.focal))})
+    else:
+        packed, exponent = light
+        data = save(
+            packed, metadata={"convexes": str(VERSION), "exponent": str(exponent), "focal": repr(float(scene.focal))}
+        )
     write_bytes(folder / "convexes.safetensors", data)
     write_json(folder / "camera.json", {
         "near": float(scene.near), "threshold": float(scene.threshold), "background": [float(b) for b in scene.background],
@@ -102,7 +110,18 @@ def read_scene(folder: Path) -> Trained:
     if not near > 0 or not 0 <= threshold < 1 or background.shape != (3,) or not convexes.focal > 0:
         raise UnsafeFileError("camera.json or the focal length is out of range")
     arrays = {f.name: getattr(convexes, f.name) for f in dataclasses.fields(convexes) if f.name != "focal"}
-    return Trained(**arrays, focal=convexes.focal, near=near, background=background, threshold=threshold)
+    return Trained(
+        **arrays, focal=convexes.focal, near=near, background=background, threshold=threshold,
+        centers=_centers(folder / "convexes.safetensors"),
+    )  # fmt: skip
+
+
+def _centers(path: Path) -> Array | None:
+    """The centroids of a scene in half precision; None of any other."""
+    from safetensors import safe_open
+
+    with safe_open(regular(path), framework="numpy") as file:
+        return file.get_tensor("centers") if "centers" in file.keys() else None  # noqa: SIM118 (no mapping)
 
 
 def scene(reader: RunReader) -> Scene3D:

@@ -22,7 +22,8 @@ from surefoot.splatting.harmonics import shade
 from surefoot.splatting.model import render
 from surefoot.splatting.problem import Capture, Trained
 from surefoot.splatting.rasterize import Settings
-from surefoot.splatting.reference import CLAMP, Contributions, contributions, indicator, project
+from surefoot.splatting.reach import seen_rows
+from surefoot.splatting.reference import CLAMP, Contributions, contributions, visible
 
 __all__ = ["STOP", "gradient_claim"]
 
@@ -44,6 +45,8 @@ def gradient_claim(
     tensors = {name: torch.as_tensor(getattr(scene, name), dtype=torch.float64) for name in NAMES}
     view, matrix = torch.from_numpy(problem.views[index]), torch.from_numpy(problem.matrices[index])
     pixels = torch.from_numpy(np.stack([columns, rows], axis=1)).double()
+    rows_seen = seen_rows(tensors, scene, view, matrix, pixels)
+    tensors = {name: value[rows_seen] for name, value in tensors.items()}
     delta = tensors["log_delta"].exp() * scene.focal**2 / (matrix[0, 0] * matrix[1, 1])
     seen = contributions(
         tensors["points"], delta, tensors["log_sigma"].exp(), torch.sigmoid(tensors["opacity_logit"]), view, matrix, pixels,
@@ -63,6 +66,7 @@ def gradient_claim(
     weight = torch.from_numpy(weights)
     exact = _exact(scene, tensors, chosen, view, matrix, pixels, weight, in_front, behind, counted)
     found = _rendered(problem, scene, index, rows, columns, weight)
+    chosen = rows_seen[chosen]
     evidence = {"weights": weights, "chosen": chosen.numpy(), **{n: found[n][chosen].numpy() for n in NAMES}}
     value = residual(
         {n: evidence[n].astype(float) for n in NAMES}, {n: exact[n].numpy() for n in NAMES}, scene.points[evidence["chosen"]]
@@ -106,9 +110,8 @@ def _exact(
     in_front: Tensor, behind: list[Tensor], counted: Tensor,
 ) -> dict[str, Tensor]:  # fmt: skip
     leaves = {name: tensors[name][chosen].clone().requires_grad_() for name in NAMES}
-    shown = project(leaves["points"], view, matrix)
     delta = leaves["log_delta"].exp() * scene.focal**2 / (matrix[0, 0] * matrix[1, 1])
-    _, inside, _ = indicator(shown.corners, shown.depth, delta, leaves["log_sigma"].exp(), pixels)
+    _, inside, _, _ = visible(leaves["points"], delta, leaves["log_sigma"].exp(), view, matrix, pixels, scene.near)
     alpha = (torch.sigmoid(leaves["opacity_logit"])[:, None] * inside).clamp(max=CLAMP) * counted
     colors = shade(leaves["points"], leaves["sh0"], leaves["sh_rest"], scene.sh_degree, view[None])
     colors = colors if colors.ndim == 2 else colors[0]

@@ -105,15 +105,20 @@ def mask(logit: Tensor, threshold: float) -> Tensor:
 
 def render(
     parameters: dict[str, Tensor], views: Tensor, matrices: Tensor, size: tuple[int, int], settings: Settings,
-    background: Tensor | None = None, *, degree: int, mask_threshold: float = 0.0, bounding: bool = False,
+    background: Tensor | None = None, *, degree: int, mask_threshold: float = 0.0, bounding: bool = False, weight: Tensor | None = None,
 ) -> tuple[Rendering, Tensor]:  # fmt: skip
-    """Render views ``(C, 4, 4)`` with K ``(C, 3, 3)`` at (width, height); also the activated sigma (its gradient decides on splits)."""
+    """Render views ``(C, 4, 4)`` with K ``(C, 3, 3)`` at (width, height); also the activated sigma (its gradient decides on splits).
+
+    Opacities are multiplied by `weight` ``(N,)`` (and stay at most 1) where it is given.
+    """
     sigma = parameters["log_sigma"].exp()
     if sigma.requires_grad:
         sigma.retain_grad()
     opacity = torch.sigmoid(parameters["opacity_logit"])
     if "mask_logit" in parameters:
         opacity = (opacity * mask(parameters["mask_logit"], mask_threshold)).clamp(0.0, 1.0)
+    if weight is not None:
+        opacity = (opacity * weight).clamp(max=1.0)
     colors = shade(parameters["points"], parameters["sh0"], parameters["sh_rest"], degree, views.float())
     shown = rasterize(
         parameters["points"], parameters["log_delta"].exp(), sigma, opacity, colors, views, matrices, *size, background, settings,

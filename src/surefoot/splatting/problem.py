@@ -140,6 +140,7 @@ class Trained:
         near: centroids at or before this depth are not shown.
         background: ``(3,)``.
         threshold: contributions below it are left out.
+        centers: ``(N, 3)`` float32, where the scene is kept in half precision (`light`).
     """
 
     points: Array
@@ -152,6 +153,7 @@ class Trained:
     near: float
     background: Array
     threshold: float
+    centers: Array | None = None
 
     @property
     def sh_degree(self) -> int:

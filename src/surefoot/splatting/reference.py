@@ -7,18 +7,32 @@ For a camera, x = R p + t, u = fx X / Z + cx - 1/2, v = fy Y / Z + cy - 1/2 (pix
     alpha(q) = min(0.99, o sigmoid(-z sigma phi(q)))                                                              (eq. 8)
     C(q) = sum_n c_n alpha_n prod_{i<n} (1 - alpha_i) + prod_n (1 - alpha_n) background, nearest centroid first    (eq. 5)
 
+A convex whose centroid lies beyond the near plane but some of whose points do not is cut by that plane: what is seen is the hull of its
+points with Z >= near and of the places where segments from them to the other points meet Z = near. Its z stays the centroid's.
+
 References:
     Held et al., "3D Convex Splatting: Radiance Field Rendering with 3D Smooth Convexes" (2025), section 3.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Projected", "contributions", "hull_successors", "indicator", "project", "render_reference"]
+__all__ = [
+    "Projected",
+    "contributions",
+    "hull_successors",
+    "indicator",
+    "project",
+    "render_reference",
+    "shadows",
+    "visible",
+]
+
+Crossing = Literal["clip", "cull"]
 
 TURN = 1e-5  # sine of a turn that counts as straight
 LEAST = 1e-4  # pixels; a smaller shadow has no area
@@ -26,20 +40,57 @@ CLAMP = 0.99
 
 
 class Projected(NamedTuple):
-    """Corners ``(N, K, 2)`` in pixels, the centroids' depth ``(N,)``, all depths ``(N, K)``."""
+    """Corners ``(N, K', 2)`` in pixels, the centroids' depth ``(N,)``, the depths of what is seen ``(N, K)``."""
 
     corners: Tensor
     depth: Tensor
     depths: Tensor
 
 
-def project(points: Tensor, view: Tensor, matrix: Tensor) -> Projected:
-    """Pinhole projection of points ``(N, K, 3)``."""
+def project(points: Tensor, view: Tensor, matrix: Tensor, near: float | None = None) -> Projected:
+    """Pinhole projection of points ``(N, K, 3)``; with `near`, of what lies beyond that plane (then K' may differ from K)."""
     local = points @ view[:3, :3].T + view[:3, 3]
     depths = local[..., 2]
-    u = matrix[0, 0] * local[..., 0] / depths + matrix[0, 2] - 0.5
-    v = matrix[1, 1] * local[..., 1] / depths + matrix[1, 2] - 0.5
-    return Projected(torch.stack([u, v], dim=-1), depths.mean(dim=1), depths)
+    seen = local if near is None else beyond(local, near)
+    u = matrix[0, 0] * seen[..., 0] / seen[..., 2] + matrix[0, 2] - 0.5
+    v = matrix[1, 1] * seen[..., 1] / seen[..., 2] + matrix[1, 2] - 0.5
+    reach = depths if near is None else depths.clamp(min=near)
+    return Projected(torch.stack([u, v], dim=-1), depths.mean(dim=1), reach)
+
+
+def beyond(local: Tensor, near: float) -> Tensor:
+    """Points ``(N, K', 3)`` whose hull is the part Z >= near of the hull of ``(N, K, 3)``, each of which has a point there.
+
+    The points beyond the plane, then where segments from them to the others meet it; rows are filled up with copies of their first.
+    """
+    front = local[..., 2] >= near
+    i, j = torch.triu_indices(local.shape[1], local.shape[1], 1)
+    begin, end = local[:, i], local[:, j]
+    crosses = front[:, i] != front[:, j]
+    rise = torch.where(crosses, end[..., 2] - begin[..., 2], 1.0)
+    share = (near - begin[..., 2]) / rise
+    met = begin[..., :2] + share[..., None] * (end - begin)[..., :2]
+    every = torch.cat([local, torch.cat([met, torch.full_like(met[..., :1], near)], dim=-1)], dim=1)
+    valid = torch.cat([front, crosses], dim=1)
+    order = torch.argsort(valid.to(torch.int8), dim=1, descending=True, stable=True)[:, : int(valid.sum(dim=1).max())]
+    order = torch.where(torch.gather(valid, 1, order), order, order[:, :1])
+    return torch.gather(every, 1, order[..., None].expand(-1, -1, 3))
+
+
+def shadows(
+    points: Tensor, view: Tensor, matrix: Tensor, near: float, crossing: Crossing = "clip"
+) -> list[tuple[Tensor, Projected]]:
+    """Rows ``(M,)`` of the convexes before the camera and their projection: those wholly beyond the near plane, then those it cuts.
+
+    With ``crossing="cull"`` no convex is cut: those with a point at a hundredth of `near` or before are left out, the others are whole.
+    """
+    with torch.no_grad():
+        depths = points @ view[2, :3] + view[2, 3]
+        ahead = depths.mean(dim=1) > near
+        whole = ahead & ((depths >= near) if crossing == "clip" else (depths > 0.01 * near)).all(dim=1)
+        cut = ahead & ~whole if crossing == "clip" else torch.zeros_like(ahead)
+    groups = [(whole.nonzero()[:, 0], None), (cut.nonzero()[:, 0], near)]
+    return [(rows, project(points[rows], view, matrix, plane)) for rows, plane in groups if len(rows) or plane is None]
 
 
 def hull_successors(corners: Tensor, turn: float = TURN) -> Tensor:
@@ -104,6 +155,19 @@ def indicator(
     return phi, torch.sigmoid(-(depth * sigma)[:, None] * phi), solid
 
 
+def visible(
+    points: Tensor, delta: Tensor, sigma: Tensor, view: Tensor, matrix: Tensor, pixels: Tensor, near: float, crossing: Crossing = "clip"
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Rows ``(M,)`` of the convexes before the camera, I ``(M, Q)`` at the pixels (0 without an area), z ``(M,)``, depths ``(M, K)``."""
+    found = []
+    for rows, shown in shadows(points, view, matrix, near, crossing):
+        _, inside, solid = indicator(shown.corners, shown.depth, delta[rows], sigma[rows], pixels)
+        found.append((rows, inside * solid[:, None], shown.depth, shown.depths))
+    rows, inside, depth, depths = (torch.cat(part) for part in zip(*found, strict=True))
+    place = torch.argsort(rows)
+    return rows[place], inside[place], depth[place], depths[place]
+
+
 class Contributions(NamedTuple):
     """Convexes before the camera, nearest first: places ``(M,)``, alpha ``(M, Q)``, transmittance in front ``(M + 1, Q)``, depths ``(M, K)``."""
 
@@ -115,27 +179,26 @@ class Contributions(NamedTuple):
 
 def contributions(
     points: Tensor, delta: Tensor, sigma: Tensor, opacity: Tensor, view: Tensor, matrix: Tensor, pixels: Tensor, *,
-    near: float, threshold: float = 0.0, stop: float = 0.0,
+    near: float, threshold: float = 0.0, stop: float = 0.0, crossing: Crossing = "clip",
 ) -> Contributions:  # fmt: skip
     """What each convex contributes to pixels ``(Q, 2)``; delta as it holds for this camera."""
-    shown = project(points, view, matrix)
-    kept = (shown.depth > near) & (shown.depths > 0.01 * near).all(dim=1)
-    order = torch.argsort(torch.where(kept, shown.depth, torch.inf).detach(), stable=True)[: int(kept.sum())]
-    _, inside, solid = indicator(shown.corners[order], shown.depth[order], delta[order], sigma[order], pixels)
-    alpha = (opacity[order, None] * inside).clamp(max=CLAMP) * solid[:, None]
+    order, inside, depth, depths = visible(points, delta, sigma, view, matrix, pixels, near, crossing)
+    place = torch.argsort(depth.detach(), stable=True)
+    order = order[place]
+    alpha = (opacity[order, None] * inside[place]).clamp(max=CLAMP)
     alpha = torch.where(alpha >= threshold, alpha, torch.zeros_like(alpha))
     start = alpha.new_ones(1, len(pixels))
     in_front = torch.cumprod(torch.cat([start, 1 - alpha]), dim=0)
     if stop > 0:
         alpha = torch.where(in_front[:-1] >= stop, alpha, torch.zeros_like(alpha))
         in_front = torch.cumprod(torch.cat([start, 1 - alpha]), dim=0)
-    return Contributions(order, alpha, in_front, shown.depths[order])
+    return Contributions(order, alpha, in_front, depths[place])
 
 
 def render_reference(
     points: Tensor, delta: Tensor, sigma: Tensor, opacity: Tensor, colors: Tensor, view: Tensor, matrix: Tensor,
     width: int, height: int, background: Tensor | None = None, *, focal: float | None = None, near: float = 0.2,
-    threshold: float = 0.0, stop: float = 0.0, pixels: Tensor | None = None,
+    threshold: float = 0.0, stop: float = 0.0, pixels: Tensor | None = None, crossing: Crossing = "clip",
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Render one view.
 
@@ -146,6 +209,7 @@ def render_reference(
         threshold: contributions alpha below it are left out.
         stop: a pixel takes no more samples once its transmittance is below it.
         pixels: ``(Q, 2)`` (x, y); default all, row by row.
+        crossing: "clip" cuts convexes by the near plane, "cull" leaves out those that reach behind the camera.
 
     Returns:
         colours ``(H, W, 3)`` (or ``(Q, 3)``) and transmittances ``(H, W)`` (or ``(Q,)``).
@@ -158,7 +222,9 @@ def render_reference(
     back = torch.zeros(3, dtype=points.dtype) if background is None else background.to(points.dtype)
     if focal is not None:
         delta = delta * focal**2 / (matrix[0, 0] * matrix[1, 1])
-    seen = contributions(points, delta, sigma, opacity, view, matrix, pixels, near=near, threshold=threshold, stop=stop)
+    seen = contributions(
+        points, delta, sigma, opacity, view, matrix, pixels, near=near, threshold=threshold, stop=stop, crossing=crossing
+    )  # fmt: skip
     left = seen.in_front[-1]
     image = (seen.alpha * seen.in_front[:-1]).T @ colors[seen.order] + left[:, None] * back
     if whole:

@@ -13,7 +13,7 @@ References:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -24,9 +24,11 @@ from surefoot.core.certificate import Certificate
 from surefoot.core.method import Look, Method, State
 from surefoot.core.random import Streams
 from surefoot.numerics.images import psnr, ssim
+from surefoot.splatting.light import halved
 from surefoot.splatting.model import NAMES, keep, render, spacing_of, split, start_parameters
 from surefoot.splatting.problem import Capture, Trained
 from surefoot.splatting.rasterize import Settings
+from surefoot.splatting.sweep import fill_points
 
 __all__ = ["TrainConvexes", "TrainState"]
 
@@ -49,6 +51,10 @@ class TrainState(State):
     second: dict[str, Tensor]
     slope: Tensor
     seen: Tensor
+    exposure: Tensor
+    exposure_first: Tensor
+    exposure_second: Tensor
+    before: list[Tensor]
     loss: float = math.inf
     shown: float = 0.0
     judged: float = 0.0
@@ -69,6 +75,8 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
         sigma, opacity, delta, size: the first ones (size in spacings of the points); 0 takes `FIRST`. Delta is times the spacing; with
             "facing" sigma and delta are what the nearest camera sees: z sigma, and z delta times a spacing's area in pixels, whatever
             the world's scale.
+        fill: where the sparse points leave a cell of so many pixels of a training photo empty, it gets a point whose depth a sweep finds
+            (`sweep`); 0 leaves them.
         points_rate, ...: step lengths of Adam; the points' falls to a hundredth over the horizon. `rate` multiplies all.
         rule: "share" splits the `split_share` with the largest |dL/dsigma| (none below the published threshold's sign is needed);
             "threshold" splits those whose signed mean exceeds `split_threshold`, as published.
@@ -77,6 +85,14 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
         split_scale, split_exponent: size and sharpness of the children.
         least_opacity, mask_threshold, largest: what is pruned (largest: times the cameras' extent, where they move).
         reset_every: steps between resets of the opacity to at most 0.2; 0 never.
+        cool: what is left at the end of all step lengths but the points', which fall from `split_until` on; 1 leaves them.
+        drop: share of the convexes that a step leaves out at the end of training (from none at its start, as a line); the others are
+            shown 1 / (1 - share) times as opaque (at most 0.99), so that no view hangs on few of them.
+        exposure: each training photo has an affine map of colours of its own, whose mean over these photos is the identity; photos that are
+            judged are shown without one.
+        random_background: another colour behind everything at each step, so that nothing is left open.
+        threshold_first, threshold_until: contributions below `threshold_first` are not rendered at first; it falls to the settings'
+            threshold over so many steps (geometrically). 0 starts there.
         light: store the answer in half precision.
         judge_every: steps between looks at the held-out photos.
     """
@@ -90,6 +106,7 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
     opacity: float = 0.0
     delta: float = 0.0
     size: float = 0.0
+    fill: int = 0
     points_rate: float = 5e-4
     delta_rate: float = 0.005
     sigma_rate: float = 0.0045
@@ -110,6 +127,13 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
     mask_threshold: float = 0.01
     largest: float = 0.3
     reset_every: int = 3000
+    cool: float = 1.0
+    drop: float = 0.0
+    exposure: bool = False
+    exposure_rate: float = 0.001
+    random_background: bool = False
+    threshold_first: float = 0.0
+    threshold_until: int = 0
     structure_weight: float = 0.2
     mask_weight: float = 5e-4
     settings: Settings = field(default_factory=Settings)
@@ -123,21 +147,32 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
             raise ValueError(f"corners is {self.corners}; expected 3 to 16")
         if not 0 <= self.degree <= 3:
             raise ValueError(f"degree is {self.degree}; expected 0 to 3")
-        if self.horizon < 1 or self.split_every < 1 or self.judge_every < 1:
-            raise ValueError("horizon, split_every and judge_every must be at least 1")
+        if self.horizon < 1 or self.split_every < 1 or self.judge_every < 1 or self.fill < 0:
+            raise ValueError("horizon, split_every and judge_every must be at least 1, fill at least 0")
         if not 0 < self.split_share <= 1 or not 0 <= self.opacity < 1 or min(self.sigma, self.delta, self.size) < 0:
             raise ValueError(
                 "expected split_share and opacity in (0, 1), sigma, delta and size positive (or 0, the start's own)"
+            )
+        if not 0 < self.cool <= 1 or not 0 <= self.drop < 1 or not 0 <= self.threshold_first < 1:
+            raise ValueError(
+                f"cool is {self.cool}, drop {self.drop}, threshold_first {self.threshold_first}; expected (0, 1], [0, 1) and [0, 1)"
             )
 
     # ---- the five verbs -------------------------------------------------------------------------------------
     def init(self, problem: Capture, start: Trained | None, streams: Streams) -> TrainState:
         parameters = self._first(problem) if start is None else self._from_world(problem, start)
-        number = len(parameters["points"])
+        number, photos = len(parameters["points"]), len(problem.photos)
         zeros = [{n: torch.zeros_like(p) for n, p in parameters.items()} for _ in range(2)]
         state = TrainState(
             streams=streams, parameters=parameters, first=zeros[0], second=zeros[1], slope=torch.zeros(number), seen=torch.zeros(number),
+            exposure=torch.eye(3, 4).repeat(photos, 1, 1), exposure_first=torch.zeros(photos, 3, 4), exposure_second=torch.zeros(photos, 3, 4),
+            before=[],
         )  # fmt: skip
+        from surefoot.splatting.intervals import block_sums
+
+        for index in problem.test or problem.train[:1]:
+            image = self.shown(problem, state, index).numpy()
+            state.before.append(torch.from_numpy(block_sums(image, problem.photos[index], problem.masks[index])[1]))
         state.judged = self._judge(problem, state)
         return state
 
@@ -160,28 +195,31 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
         shown = torch.sigmoid(p["mask_logit"]) > self.mask_threshold
         p = {name: value[shown] for name, value in p.items()}
         unit, degree = problem.unit, self._degree(state.k)
-        points = p["points"].double().numpy() * unit + problem.middle
-        if self.light:
-            centre = points.mean(axis=1, keepdims=True).astype(np.float32)
-            points = centre.astype(float) + (points - centre).astype(np.float16).astype(float)
-            p = {name: value.half().float() for name, value in p.items()}
+        arrays = {
+            "points": p["points"].double().numpy() * unit + problem.middle,
+            "log_delta": (p["log_delta"].double() - math.log(unit)).numpy(),
+            "log_sigma": (p["log_sigma"].double() - math.log(unit)).numpy(),
+            "opacity_logit": p["opacity_logit"].numpy(), "sh0": p["sh0"].numpy(), "sh_rest": p["sh_rest"][:, : (degree + 1) ** 2 - 1].numpy(),
+        }  # fmt: skip
+        arrays = halved(arrays) if self.light else {name: value.astype(np.float32) for name, value in arrays.items()}
         return Trained(
-            points.astype(np.float32),
-            (p["log_delta"].double() - math.log(unit)).float().numpy(),
-            (p["log_sigma"].double() - math.log(unit)).float().numpy(),
-            p["opacity_logit"].numpy(), p["sh0"].numpy(), p["sh_rest"][:, : (degree + 1) ** 2 - 1].numpy(),
-            problem.focal, NEAR * unit, np.asarray(problem.background, dtype=np.float32), self.settings.threshold,
+            **arrays, focal=problem.focal, near=NEAR * unit, background=np.asarray(problem.background, dtype=np.float32),
+            threshold=self.settings.threshold,
         )  # fmt: skip
 
     def certify(self, problem: Capture, state: TrainState) -> Certificate:
         from surefoot.splatting.certify import certify_scene
 
-        return certify_scene(problem, self.answer(problem, state), self.seed_evidence)
+        return certify_scene(
+            problem, self.answer(problem, state), self.seed_evidence, [b.numpy() for b in state.before]
+        )
 
     def _first(self, problem: Capture) -> dict[str, Tensor]:
         """One convex a point."""
-        unit = problem.unit
-        points = (problem.points - problem.middle) / unit
+        unit, (points, colors) = problem.unit, (problem.points, problem.colors)
+        if self.fill > 0:
+            points, colors = fill_points(problem, self.fill)
+        points = (points - problem.middle) / unit
         spacing = spacing_of(points) if problem.spacing is None else problem.spacing / unit
         start = self.start
         if start == "auto":
@@ -199,7 +237,7 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
             depth = np.maximum(np.einsum("nj,nj->n", axes[:, 2], points - places[nearest]), NEAR)
             planes, sigma, delta = axes[:, :2], sigma / depth, delta * depth / (problem.focal**2 * spacing)
         return start_parameters(
-            points, problem.colors, self.corners, sigma, self.degree, opacity, delta, spacing, size, planes
+            points, colors, self.corners, sigma, self.degree, opacity, delta, spacing, size, planes
         )  # fmt: skip
 
     # ---- one step -------------------------------------------------------------------------------------------
@@ -213,7 +251,9 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
             "opacity_logit": self.opacity_rate, "sh0": self.color_rate, "sh_rest": self.color_rate / 20,
             "mask_logit": self.mask_rate,
         }  # fmt: skip
-        return {name: self.rate * value for name, value in rates.items()}
+        late = (k - self.split_until) / max(1, self.horizon - self.split_until)
+        rest = self.cool ** min(1.0, max(0.0, late))
+        return {name: self.rate * value * (1.0 if name == "points" else rest) for name, value in rates.items()}
 
     def _view(self, problem: Capture, index: int) -> tuple[Tensor, Tensor, tuple[int, int]]:
         """The camera in training units."""
@@ -222,17 +262,35 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
         height, width = problem.photos[index].shape[:2]
         return torch.from_numpy(view)[None], torch.from_numpy(problem.matrices[index])[None], (width, height)
 
-    def _settings(self, problem: Capture) -> Settings:
-        from dataclasses import replace
+    def _threshold(self, k: int) -> float:
+        """Below it nothing is rendered in step k."""
+        last = self.settings.threshold
+        if not self.threshold_first or k >= self.threshold_until or last <= 0:
+            return last
+        return self.threshold_first * (last / self.threshold_first) ** (k / self.threshold_until)
 
-        return replace(self.settings, near=NEAR, focal=None if self.settings.compat == "paper" else problem.focal)
+    def _settings(self, problem: Capture, threshold: float) -> Settings:
+        focal = None if self.settings.compat == "paper" else problem.focal
+        return replace(self.settings, near=NEAR, focal=focal, threshold=threshold)
 
-    def _render(self, problem: Capture, parameters: dict[str, Tensor], index: int, k: int) -> tuple[Any, Tensor]:
+    def _render(
+        self, problem: Capture, parameters: dict[str, Tensor], index: int, k: int, back: Tensor | None = None,
+        threshold: float | None = None, weight: Tensor | None = None,
+    ) -> tuple[Any, Tensor]:  # fmt: skip
         view, matrix, size = self._view(problem, index)
-        back = torch.tensor(problem.background, dtype=torch.float32)
+        back = torch.tensor(problem.background, dtype=torch.float32) if back is None else back
+        settings = self._settings(problem, self.settings.threshold if threshold is None else threshold)
         return render(
-            parameters, view, matrix, size, self._settings(problem), back, degree=self._degree(k), mask_threshold=self.mask_threshold
+            parameters, view, matrix, size, settings, back, degree=self._degree(k), mask_threshold=self.mask_threshold, weight=weight,
         )  # fmt: skip
+
+    def _dropped(self, state: TrainState) -> Tensor | None:
+        """What opacities are multiplied by in this step."""
+        share = self.drop * state.k / self.horizon
+        if share == 0:
+            return None
+        kept = state.streams.numpy("drop", state.k).random(len(state.slope)) >= share
+        return torch.from_numpy(kept / (1 - share)).float()
 
     def _photo(self, problem: Capture, state: TrainState) -> None:
         train = problem.train
@@ -240,8 +298,16 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
         index = train[int(state.streams.numpy("photos", epoch).permutation(len(train))[place])]
         target = torch.from_numpy(problem.photos[index])
         leaves = {name: state.parameters[name].detach().requires_grad_() for name in NAMES}
-        shown, sigma = self._render(problem, leaves, index, state.k)
+        back = None
+        if self.random_background:
+            back = torch.from_numpy(state.streams.numpy("background", state.k).random(3, dtype=np.float32))
+        shown, sigma = self._render(
+            problem, leaves, index, state.k, back, self._threshold(state.k), self._dropped(state)
+        )
         image = shown.image[0]
+        tone = state.exposure[index].clone().requires_grad_(self.exposure)
+        if self.exposure:
+            image = image @ tone[:, :3].T + tone[:, 3]
         if (covered := problem.masks[index]) is not None:
             weight = torch.from_numpy(covered)[..., None]
             image, target = image * weight, target * weight
@@ -259,6 +325,8 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
             state.slope += torch.where(visible, pull, torch.zeros_like(pull))
             state.seen += visible.float()
             self._adam(state, leaves)
+            if tone.grad is not None:
+                self._expose(problem, state, index, tone.grad)
         state.count(gradient=1)
 
     def _adam(self, state: TrainState, leaves: dict[str, Tensor]) -> None:
@@ -274,6 +342,17 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
             state.parameters[name] = (
                 leaves[name].detach().addcdiv_(first, scale, value=-rates[name] / (1 - BETAS[0] ** t))
             )
+
+    def _expose(self, problem: Capture, state: TrainState, index: int, gradient: Tensor) -> None:
+        """Adam on one photo's map of colours (its own count of steps), then the maps' mean is the identity again."""
+        t, train = state.k // len(problem.train) + 1, list(problem.train)
+        first, second = state.exposure_first[index], state.exposure_second[index]
+        first.mul_(BETAS[0]).add_(gradient, alpha=1 - BETAS[0])
+        second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+        scale = second.sqrt().div_(math.sqrt(1 - BETAS[1] ** t)).add_(EPSILON)
+        rate = self.rate * self.exposure_rate
+        state.exposure[index].addcdiv_(first, scale, value=-rate / (1 - BETAS[0] ** t))
+        state.exposure[train] += torch.eye(3, 4) - state.exposure[train].mean(dim=0)
 
     # ---- splitting and pruning ------------------------------------------------------------------------------
     def _densify(self, problem: Capture, state: TrainState) -> None:
@@ -335,9 +414,14 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
 
     def judge_one(self, problem: Capture, state: TrainState, index: int) -> float:
         """PSNR of one photo, in dB."""
+        return masked_psnr(
+            self.shown(problem, state, index), torch.from_numpy(problem.photos[index]), problem.masks[index]
+        )
+
+    def shown(self, problem: Capture, state: TrainState, index: int) -> Tensor:
+        """One photo as it is rendered now, ``(height, width, 3)``."""
         with torch.no_grad():
-            shown, _ = self._render(problem, state.parameters, index, state.k)
-            return masked_psnr(shown.image[0], torch.from_numpy(problem.photos[index]), problem.masks[index])
+            return self._render(problem, state.parameters, index, state.k)[0].image[0]
 
     def _from_world(self, problem: Capture, scene: Trained) -> dict[str, Tensor]:
         unit = problem.unit

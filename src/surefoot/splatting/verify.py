@@ -19,6 +19,7 @@ FRESH = 100  # pixels that are drawn anew at each verification
 ROUNDING = (
     2e-3  # of a float32 render; one contribution on the other side of the threshold changes a pixel by less than 4e-3
 )
+BLOCK, DRAWS = 16, 1000  # pixels, and resamples of such blocks
 FLIPPED = 0.02  # share of pixels where that may happen
 
 
@@ -58,8 +59,8 @@ def check_psnr(claim: Claim, dossier: Dossier) -> Verdict:
     return compare(claim, float(np.mean(values)), supports="measured", rtol=1e-9)
 
 
-def check_ssim(claim: Claim, dossier: Dossier) -> Verdict:
-    """Windows by scipy, one axis after the other, zero beyond the border."""
+def similarity(x: Array, y: Array) -> Array:
+    """Structural similarity at each pixel and channel; windows by scipy, one axis after the other, zero beyond the border."""
     place = np.arange(11) - 5
     window = np.exp(-(place**2) / 4.5)
     window /= window.sum()
@@ -67,13 +68,17 @@ def check_ssim(claim: Claim, dossier: Dossier) -> Verdict:
     def blur(image: Array) -> Array:
         return correlate1d(correlate1d(image, window, axis=0, mode="constant"), window, axis=1, mode="constant")
 
+    mx, my = blur(x), blur(y)
+    vx, vy, cxy = blur(x * x) - mx**2, blur(y * y) - my**2, blur(x * y) - mx * my
+    return ((2 * mx * my + 1e-4) * (2 * cxy + 9e-4)) / ((mx**2 + my**2 + 1e-4) * (vx + vy + 9e-4))
+
+
+def check_ssim(claim: Claim, dossier: Dossier) -> Verdict:
+    """The mean of `similarity`, over photos."""
     values = []
     for index, x in _images(dossier):
-        y = dossier.problem.photos[index].astype(float)
-        mx, my = blur(x), blur(y)
-        vx, vy, cxy = blur(x * x) - mx**2, blur(y * y) - my**2, blur(x * y) - mx * my
-        found = ((2 * mx * my + 1e-4) * (2 * cxy + 9e-4)) / ((mx**2 + my**2 + 1e-4) * (vx + vy + 9e-4))
         mask = dossier.problem.masks[index]
+        found = similarity(x, dossier.problem.photos[index].astype(float))
         values.append(found.mean() if mask is None else found[mask > 0].mean())
     return compare(claim, float(np.mean(values)), supports="measured", rtol=1e-8)
 
@@ -176,11 +181,11 @@ def check_gradient(claim: Claim, dossier: Dossier) -> Verdict:
         raise ValueError("gradient.npz holds values that are not finite")
     brute = _brute(dossier, index)
     column = brute.pixels(*pixels, dossier.answer.threshold, 1e-4)
-    seen = brute.order[(column.alpha > 0).any(axis=1)]
+    seen = column.order[(column.alpha > 0).any(axis=1)]
     if len(chosen) < min(LEAST, len(seen)) or not np.isin(chosen, seen).all():
         raise ValueError("gradient.npz names too few convexes, or one that the probes do not show")
     exact = differences(
-        dossier.answer, dossier.problem.views[index], dossier.problem.matrices[index], column, brute.order, chosen, pixels, weights
+        dossier.answer, dossier.problem.views[index], dossier.problem.matrices[index], column, chosen, pixels, weights
     )  # fmt: skip
     size = np.ptp(np.asarray(dossier.answer.points, dtype=float)[chosen], axis=1).max(axis=1)  # makes points comparable
     apart, norm = {}, {}
@@ -193,6 +198,51 @@ def check_gradient(claim: Claim, dossier: Dossier) -> Verdict:
     return compare(claim, value, supports="measured", bound=0.02, rtol=0.05, atol=1e-7)
 
 
+def _drawn(dossier: Dossier, before: Mapping[str, Any] | None = None) -> tuple[Array, Array, Array]:
+    """PSNR and similarity of each draw of blocks, and the PSNR of `before`, sums of squared errors of each photo's blocks."""
+    rng, found = np.random.default_rng(0), []
+    for number, (index, image) in enumerate(_images(dossier)):
+        photo, mask = dossier.problem.photos[index].astype(float), dossier.problem.masks[index]
+        weight = np.ones(photo.shape[:2]) if mask is None else np.where(mask > 0, 1.0, 0.0)
+        row, column = np.indices(photo.shape[:2]) // BLOCK
+        place = (row * -(-photo.shape[1] // BLOCK) + column).ravel()
+        tables = [weight, weight * ((image - photo) ** 2).sum(axis=2), weight * similarity(image, photo).mean(axis=2)]
+        count, square, alike = (np.bincount(place, t.ravel()) for t in tables)
+        often = np.zeros((DRAWS, len(count)))
+        np.add.at(often, (np.arange(DRAWS)[:, None], rng.integers(0, len(count), often.shape)), 1.0)
+        old = square if before is None else np.asarray(before[f"before_{number}"], dtype=float)
+        if old.shape != count.shape or not np.isfinite(old).all() or (old < 0).any():
+            raise ValueError(f"before_{number} is no table of {len(count)} sums of squares")
+        pixels = np.maximum(often @ count, 1)
+        close, was = (10 * np.log10(3 * pixels / np.maximum(often @ t, 1e-300)) for t in (square, old))
+        found.append([close, often @ alike / pixels, was])
+    close, alike, was = np.mean(found, axis=0)
+    return close, alike, was
+
+
+def _low(claim: Claim, values: Array) -> Verdict:
+    return compare(claim, float(np.quantile(values, 0.025)), supports="measured", rtol=1e-8, atol=1e-9)
+
+
+def check_psnr_low(claim: Claim, dossier: Dossier) -> Verdict:
+    """The same draws of blocks, by how often each comes."""
+    return _low(claim, _drawn(dossier)[0])
+
+
+def check_ssim_low(claim: Claim, dossier: Dossier) -> Verdict:
+    """As `check_psnr_low`, of similarities."""
+    return _low(claim, _drawn(dossier)[1])
+
+
+def check_gain(claim: Claim, dossier: Dossier) -> Verdict:
+    """Draws of the differences; what the blocks' errors were before training is taken from the evidence."""
+    before = dossier.evidence["blocks.npz"]
+    if len(before) != len(_judged(dossier.problem)):
+        return refute(claim, "blocks.npz holds other tables than there are judged photos")
+    close, _, was = _drawn(dossier, before)
+    return _low(claim, close - was)
+
+
 CHECKS: Mapping[str, Check] = {
     "psnr": check_psnr,
     "ssim": check_ssim,
@@ -202,4 +252,7 @@ CHECKS: Mapping[str, Check] = {
     "order": check_order,
     "shape": check_shape,
     "gradient": check_gradient,
+    "psnr-low": check_psnr_low,
+    "ssim-low": check_ssim_low,
+    "gain": check_gain,
 }

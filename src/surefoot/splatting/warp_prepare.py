@@ -1,4 +1,4 @@
-"""The Warp source of `rasterize.py` that walks convexes: projection, hull, exact support, lists of tiles, and the adjoint.
+"""The Warp source of `rasterize.py` that walks convexes: projection, hull, exact support, and the adjoint.
 
 For CPU and CUDA. Imported only where Warp is installed; Warp reads the annotations, so they are not deferred. `reference.py` is what
 all this is tested against.
@@ -11,77 +11,17 @@ all this is tested against.
 
 import warp as wp
 
+from surefoot.splatting.warp_hull import LEAST, cut_hull, floats, hull, offset_of, shift_of
+from surefoot.splatting.warp_lists import SLACK
+
 wp.set_module_options({"enable_backward": False})
 
 MOST_CORNERS = wp.constant(20)  # of the image's rectangle cut by sixteen half-planes
-TURN = wp.constant(1e-5)  # sine of a turn that counts as straight
-SLACK = wp.constant(1e-5)  # of culling tests, relative to the terms of d: far above their rounding errors
-LEAST = wp.constant(1e-4)  # pixels; a smaller shadow has no area
-
-ints = wp.types.vector(length=16, dtype=wp.int32)
-floats = wp.types.vector(length=16, dtype=wp.float32)
+MOST_CUTS = wp.constant(16)
+HARDEST = wp.constant(
+    1e15
+)  # z delta and z sigma at most: products of the two stay finite, and no pixel is off an edge by so little
 corners = wp.types.vector(length=20, dtype=wp.float32)
-
-
-@wp.func
-def turn_of(ax: float, ay: float, bx: float, by: float):
-    """The cross product of a and b; 0 where the turn is straight within `TURN`."""
-    cross = ax * by - ay * bx
-    size = wp.sqrt((ax * ax + ay * ay) * (bx * bx + by * by))
-    if wp.abs(cross) <= TURN * size:
-        return 0.0
-    return cross
-
-
-@wp.func
-def hull(xs: floats, ys: floats, n: int):
-    """Monotone chain: indices of the strict hull in positive turn, and how many."""
-    order = ints()
-    for i in range(n):
-        j = int(i)
-        while j > 0:
-            p = order[j - 1]
-            if xs[p] < xs[i] or (xs[p] == xs[i] and ys[p] <= ys[i]):
-                break
-            order[j] = p
-            j -= 1
-        order[j] = i
-    chain = ints()
-    m = int(0)
-    least = int(1)
-    for step in range(2 * n - 1):
-        place = int(step)
-        if step >= n:
-            place = 2 * n - 2 - step
-        at = order[place]
-        if step == n:
-            least = m
-        while m > least:
-            p = chain[m - 2]
-            q = chain[m - 1]
-            if turn_of(xs[q] - xs[p], ys[q] - ys[p], xs[at] - xs[p], ys[at] - ys[p]) > 0.0:
-                break
-            m -= 1
-        if m >= 1 and xs[chain[m - 1]] == xs[at] and ys[chain[m - 1]] == ys[at]:
-            continue
-        if m < 16:
-            chain[m] = at
-            m += 1
-        else:
-            m = 17  # the closing point of a hull of sixteen
-    if m == 17:
-        m = 16
-    elif m > 1 and chain[m - 1] == chain[0]:
-        m -= 1
-    if m > 3:  # the chain begins at its first point, which may lie on the edge that passes there
-        p = chain[m - 1]
-        q = chain[0]
-        at = chain[1]
-        if turn_of(xs[q] - xs[p], ys[q] - ys[p], xs[at] - xs[p], ys[at] - ys[p]) <= 0.0:
-            m -= 1
-            for i in range(m):
-                chain[i] = chain[i + 1]
-    return chain, m
 
 
 @wp.kernel(enable_backward=False)
@@ -98,6 +38,7 @@ def prepare(
     near: float,
     tau: float,
     published: int,
+    clip: int,
     tile: int,
     first: int,
     edges: wp.array2d(dtype=wp.vec3),
@@ -140,28 +81,45 @@ def prepare(
         zk = z + offset[2]
         nearest = wp.min(nearest, zk)
         farthest = wp.max(farthest, zk)
-        xs[k] = (u - ox) + lens[0] * (offset[0] * z - at[0] * offset[2]) / (zk * z)
-        ys[k] = (v - oy) + lens[1] * (offset[1] * z - at[1] * offset[2]) / (zk * z)
-    if z <= near or (published == 0 and nearest <= 0.01 * near):
+        spot = shift_of(at, offset, lens)
+        xs[k] = (u - ox) + spot[0]
+        ys[k] = (v - oy) + spot[1]
+    if z <= near or (published == 0 and clip == 0 and nearest <= 0.01 * near):
         return
-    most_x = float(xs[0])
-    least_x = float(xs[0])
-    most_y = float(ys[0])
-    least_y = float(ys[0])
-    for k in range(n):
-        if not (wp.abs(xs[k]) < 1.0e7 and wp.abs(ys[k]) < 1.0e7):
+    m = int(0)
+    if clip == 1 and nearest < near:
+        nearest = near
+        m = cut_hull(points, view, lens, i, middle, at, wp.vec2(u - ox, v - oy), near, g, edges, ring)
+        if m < 0:
             return
-        most_x = wp.max(most_x, xs[k])
-        least_x = wp.min(least_x, xs[k])
-        most_y = wp.max(most_y, ys[k])
-        least_y = wp.min(least_y, ys[k])
-    chain, m = hull(xs, ys, n)
-    if m < 3 or wp.max(most_x - least_x, most_y - least_y) < LEAST:
-        status[g] = 2
-        return
+        if m == 0:
+            status[g] = 2
+            return
+    else:
+        most_x = float(xs[0])
+        least_x = float(xs[0])
+        most_y = float(ys[0])
+        least_y = float(ys[0])
+        for k in range(n):
+            if not (wp.abs(xs[k]) < 1.0e7 and wp.abs(ys[k]) < 1.0e7):
+                return
+            most_x = wp.max(most_x, xs[k])
+            least_x = wp.min(least_x, xs[k])
+            most_y = wp.max(most_y, ys[k])
+            least_y = wp.min(least_y, ys[k])
+        chain, around = hull(xs, ys, n)
+        m = around
+        if m < 3 or wp.max(most_x - least_x, most_y - least_y) < LEAST:
+            status[g] = 2
+            return
+        for k in range(m):
+            p = chain[k]
+            q = chain[(k + 1) % m]
+            ring[g, k] = 17 * p
+            edges[g, k] = wp.vec3(ys[q] - ys[p], xs[p] - xs[q], xs[q] * ys[p] - xs[p] * ys[q])
     status[g] = 3
-    a = z * delta[i] * sharpen[c]
-    s = z * sigma[i]
+    a = wp.min(z * delta[i] * sharpen[c], HARDEST)
+    s = wp.min(z * sigma[i], HARDEST)
     limit = float(wp.inf)
     if tau > 0.0 and o > tau:
         limit = wp.log(o / tau - 1.0)
@@ -169,11 +127,6 @@ def prepare(
     origin[g] = wp.vec2(ox, oy)
     soft[g] = wp.vec4(a, s, o, limit)
     reach[g] = wp.vec2(nearest, farthest)
-    for k in range(m):
-        p = chain[k]
-        q = chain[(k + 1) % m]
-        ring[g, k] = p
-        edges[g, k] = wp.vec3(ys[q] - ys[p], xs[p] - xs[q], xs[q] * ys[p] - xs[p] * ys[q])
     if o <= tau:
         return
     left = -ox
@@ -233,7 +186,7 @@ def prepare(
         size = int(4)
         wide = wp.max(wp.abs(left), wp.abs(right))
         tall = wp.max(wp.abs(top), wp.abs(bottom))
-        for k in range(m):
+        for k in range(wp.min(m, MOST_CUTS)):  # fewer half-planes make a larger box
             e = edges[g, k]
             most = margin + SLACK * (wp.abs(e[0]) * wide + wp.abs(e[1]) * tall + wp.abs(e[2]) + wp.abs(margin))
             nx = corners()
@@ -279,136 +232,6 @@ def prepare(
     depth[g] = z
 
 
-@wp.func
-def nearest_of_tile(
-    edges: wp.array2d(dtype=wp.vec3), g: int, m: int, x0: float, x1: float, y0: float, y1: float, margin: float
-):
-    """A lower bound of max_k d_k - margin over a rectangle (local coordinates), less its own rounding errors."""
-    best = float(-wp.inf)
-    for k in range(m):
-        e = edges[g, k]
-        least = wp.min(e[0] * x0, e[0] * x1) + wp.min(e[1] * y0, e[1] * y1) + e[2]
-        scale = (
-            wp.abs(e[0]) * wp.max(wp.abs(x0), wp.abs(x1))
-            + wp.abs(e[1]) * wp.max(wp.abs(y0), wp.abs(y1))
-            + wp.abs(e[2])
-            + wp.abs(margin)
-        )
-        best = wp.max(best, least - margin - SLACK * scale)
-    return best
-
-
-@wp.func
-def keeps(
-    edges: wp.array2d(dtype=wp.vec3), g: int, m: int, origin: wp.vec2, soft: wp.vec4, tx: int, ty: int, tile: int,
-    published: int,
-):  # fmt: skip
-    """Whether a tile can hold a pixel of alpha >= tau."""
-    if published > 0 or not (soft[3] < wp.inf):
-        return True
-    x0 = float(tx * tile) - origin[0]
-    y0 = float(ty * tile) - origin[1]
-    size = float(tile - 1)
-    return nearest_of_tile(edges, g, m, x0, x0 + size, y0, y0 + size, soft[3] / (soft[0] * soft[1])) <= 0.0
-
-
-@wp.kernel(enable_backward=False)
-def list_rows(
-    order: wp.array(dtype=wp.int32),
-    edges: wp.array2d(dtype=wp.vec3),
-    count: wp.array(dtype=wp.int32),
-    origin: wp.array(dtype=wp.vec2),
-    box: wp.array(dtype=wp.vec4i),
-    soft: wp.array(dtype=wp.vec4),
-    number: int,
-    across: int,
-    down: int,
-    tile: int,
-    published: int,
-    first: int,
-    fill: int,
-    places: wp.array(dtype=wp.int32),
-    ids: wp.array(dtype=wp.int32),
-):
-    """CPU: a thread owns a row of tiles and walks all primitives in depth order, so lists come out sorted. First counts, then fills."""
-    band = first + wp.tid()
-    c = band // down
-    ty = band - c * down
-    for rank in range(number):
-        g = order[c * number + rank]
-        m = count[g]
-        if m == 0:
-            return  # the hidden ones come last
-        b = box[g]
-        if ty < b[2] // tile or ty > b[3] // tile:
-            continue
-        for tx in range(b[0] // tile, b[1] // tile + 1):
-            if keeps(edges, g, m, origin[g], soft[g], tx, ty, tile, published):
-                t = band * across + tx
-                if fill == 1:
-                    ids[places[t]] = g
-                places[t] = places[t] + 1
-
-
-@wp.kernel(enable_backward=False)
-def list_pairs(
-    order: wp.array(dtype=wp.int32),
-    edges: wp.array2d(dtype=wp.vec3),
-    count: wp.array(dtype=wp.int32),
-    origin: wp.array(dtype=wp.vec2),
-    box: wp.array(dtype=wp.vec4i),
-    soft: wp.array(dtype=wp.vec4),
-    number: int,
-    across: int,
-    down: int,
-    tile: int,
-    published: int,
-    first: int,
-    fill: int,
-    places: wp.array(dtype=wp.int32),
-    ids: wp.array(dtype=wp.int32),
-    tiles: wp.array(dtype=wp.int32),
-):
-    """CUDA: a thread is a primitive in depth order; a stable sort by tile follows. First counts, then fills."""
-    rank = first + wp.tid()
-    g = order[rank]
-    m = count[g]
-    kept = int(0)
-    if m > 0:
-        c = rank // number
-        b = box[g]
-        start = int(0)
-        if fill == 1:
-            start = places[rank]
-        for ty in range(b[2] // tile, b[3] // tile + 1):
-            for tx in range(b[0] // tile, b[1] // tile + 1):
-                if keeps(edges, g, m, origin[g], soft[g], tx, ty, tile, published):
-                    if fill == 1:
-                        ids[start + kept] = g
-                        tiles[start + kept] = (c * down + ty) * across + tx
-                    kept += 1
-    if fill == 0:
-        places[rank] = kept
-
-
-@wp.kernel(enable_backward=False)
-def gather_slots(
-    slots: wp.array2d(dtype=float),
-    ids: wp.array(dtype=wp.int32),
-    pairs: int,
-    each: int,
-    first: int,
-    total: wp.array2d(dtype=float),
-):
-    """CPU: a thread owns `each` primitives and adds their pairs' slots in the order of the pairs."""
-    lowest = (first + wp.tid()) * each
-    for p in range(pairs):
-        g = ids[p]
-        if g >= lowest and g < lowest + each:
-            for f in range(slots.shape[1]):
-                total[g, f] = total[g, f] + slots[p, f]
-
-
 @wp.kernel(enable_backward=False)
 def unproject(
     points: wp.array2d(dtype=wp.vec3),
@@ -419,6 +242,7 @@ def unproject(
     sharpen: wp.array(dtype=float),
     width: int,
     height: int,
+    near: float,
     published: int,
     depth_gradient: int,
     first: int,
@@ -435,6 +259,7 @@ def unproject(
     i = first + wp.tid()
     number = points.shape[0]
     n = points.shape[1]
+    wide = ring.shape[1]
     middle = wp.vec3()
     for k in range(n):
         middle += points[i, k]
@@ -447,99 +272,65 @@ def unproject(
             lens = lenses[c]
             at = wp.transform_point(view, middle)
             z = at[2]
-            soften = delta[i] * sharpen[c]
-            d_o = total[g, 3 * n + 3]
-            d_s = total[g, 3 * n + 4]
-            d_a = total[g, 3 * n + 5]
+            soften = wp.min(delta[i] * sharpen[c], HARDEST)
+            sharp = wp.min(sigma[i], HARDEST)
+            d_o = total[g, 3 * wide + 3]
+            d_s = total[g, 3 * wide + 4]
+            d_a = total[g, 3 * wide + 5]
             d_opacity[i] = d_opacity[i] + d_o
             d_sigma[i] = d_sigma[i] + z * d_s
             d_delta[i] = d_delta[i] + z * d_a * sharpen[c]
             d_z = float(0.0)
             if depth_gradient == 1:
-                d_z = (sigma[i] * d_s + soften * d_a) / float(n)
-            u = lens[0] * at[0] / z + lens[2] - origin[g][0]
-            v = lens[1] * at[1] / z + lens[3] - origin[g][1]
-            xs = floats()
-            ys = floats()
-            dx = floats()
-            dy = floats()
-            for k in range(n):
-                offset = wp.transform_vector(view, points[i, k] - middle)
-                zk = z + offset[2]
-                xs[k] = u + lens[0] * (offset[0] * z - at[0] * offset[2]) / (zk * z)
-                ys[k] = v + lens[1] * (offset[1] * z - at[1] * offset[2]) / (zk * z)
+                d_z = (sharp * d_s + soften * d_a) / float(n)
+            start = wp.vec2(lens[0] * at[0] / z + lens[2] - origin[g][0], lens[1] * at[1] / z + lens[3] - origin[g][1])
+            lx = floats()
+            ly = floats()
+            lz = floats()
+            before = start + shift_of(at, offset_of(points, view, i, middle, near, z, ring[g, m - 1]), lens)
+            here = start + shift_of(at, offset_of(points, view, i, middle, near, z, ring[g, 0]), lens)
             for k in range(m):
-                p = ring[g, k]
-                q = ring[g, (k + 1) % m]
-                a = total[g, 3 * k]
-                b = total[g, 3 * k + 1]
-                e = total[g, 3 * k + 2]
-                dx[p] = dx[p] + (b - e * ys[q])
-                dy[p] = dy[p] + (e * xs[q] - a)
-                dx[q] = dx[q] + (e * ys[p] - b)
-                dy[q] = dy[q] + (a - e * xs[p])
-            for k in range(n):
-                gx = dx[k]
-                gy = dy[k]
+                code = ring[g, k]
+                after = start + shift_of(at, offset_of(points, view, i, middle, near, z, ring[g, (k + 1) % m]), lens)
+                h = (k + m - 1) % m  # the edge that ends here, and k begins
+                gx = (total[g, 3 * k + 1] - total[g, 3 * k + 2] * after[1]) - (
+                    total[g, 3 * h + 1] - total[g, 3 * h + 2] * before[1]
+                )
+                gy = (total[g, 3 * k + 2] * after[0] - total[g, 3 * k]) - (
+                    total[g, 3 * h + 2] * before[0] - total[g, 3 * h]
+                )
+                before = here
+                here = after
                 if published == 1:
                     gx = gx * 2.0 / float(width)
                     gy = gy * 2.0 / float(height)
-                local = wp.transform_point(view, points[i, k])
-                inverse = 1.0 / local[2]
-                d_local = wp.vec3(
-                    gx * lens[0] * inverse,
-                    gy * lens[1] * inverse,
-                    d_z - (gx * lens[0] * local[0] + gy * lens[1] * local[1]) * inverse * inverse,
-                )
+                gx = gx * lens[0]
+                gy = gy * lens[1]
+                p = code // 16
+                q = code % 16
+                local = wp.transform_point(view, points[i, p])
+                if p == q:
+                    inverse = 1.0 / local[2]
+                    lx[p] = lx[p] + gx * inverse
+                    ly[p] = ly[p] + gy * inverse
+                    lz[p] = lz[p] - (gx * local[0] + gy * local[1]) * inverse * inverse
+                else:
+                    step = wp.transform_vector(view, points[i, q] - points[i, p])
+                    share = (near - local[2]) / step[2]
+                    gx = gx / near
+                    gy = gy / near
+                    slope = (gx * step[0] + gy * step[1]) / step[2]
+                    lx[p] = lx[p] + (1.0 - share) * gx
+                    ly[p] = ly[p] + (1.0 - share) * gy
+                    lz[p] = lz[p] - (1.0 - share) * slope
+                    lx[q] = lx[q] + share * gx
+                    ly[q] = ly[q] + share * gy
+                    lz[q] = lz[q] - share * slope
+            for k in range(n):
+                d_local = wp.vec3(lx[k], ly[k], lz[k] + d_z)
                 back = wp.vec3(
                     view[0, 0] * d_local[0] + view[1, 0] * d_local[1] + view[2, 0] * d_local[2],
                     view[0, 1] * d_local[0] + view[1, 1] * d_local[1] + view[2, 1] * d_local[2],
                     view[0, 2] * d_local[0] + view[1, 2] * d_local[1] + view[2, 2] * d_local[2],
                 )
                 d_points[i, k] = d_points[i, k] + back
-
-
-@wp.kernel(enable_backward=False)
-def bound_unlisted(
-    edges: wp.array2d(dtype=wp.vec3),
-    count: wp.array(dtype=wp.int32),
-    origin: wp.array(dtype=wp.vec2),
-    soft: wp.array(dtype=wp.vec4),
-    status: wp.array(dtype=wp.int32),
-    box: wp.array(dtype=wp.vec4i),
-    number: int,
-    across: int,
-    down: int,
-    tile: int,
-    tau: float,
-    first: int,
-    total: wp.array(dtype=float),
-):
-    """For each tile, the sum over primitives that are not in its list of min(tau, o sigmoid(-z^2 sigma delta min max_k d_k)) >= alpha."""
-    t = first + wp.tid()
-    c = t // (across * down)
-    ty = (t // across) % down
-    tx = t % across
-    bound = float(0.0)
-    for i in range(number):
-        g = c * number + i
-        m = int(count[g])
-        listed = bool(False)
-        q = soft[g]
-        if status[g] == 0:
-            b = box[g]
-            if tx >= b[0] // tile and tx <= b[1] // tile and ty >= b[2] // tile and ty <= b[3] // tile:
-                listed = keeps(edges, g, m, origin[g], q, tx, ty, tile, 0)
-        if (status[g] == 0 and not listed) or status[g] == 3:
-            if status[g] == 3:
-                m = int(0)
-                for k in range(edges.shape[1]):
-                    e = edges[g, k]
-                    if e[0] != 0.0 or e[1] != 0.0:
-                        m += 1
-            x0 = float(tx * tile) - origin[g][0]
-            y0 = float(ty * tile) - origin[g][1]
-            size = float(tile - 1)
-            near = nearest_of_tile(edges, g, m, x0, x0 + size, y0, y0 + size, 0.0)
-            bound += wp.min(tau, q[2] / (1.0 + wp.exp(wp.clamp(q[0] * q[1] * near, -80.0, 80.0))))
-    total[t] = bound

@@ -9,7 +9,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "curvature": [
-            "CurvatureOperator", "directional_variance", "isotropic_variance", "microbatch_variance", "top_eigenpairs",
+            "CurvatureOperator", "directional_variance", "isotropic_variance", "microbatch_variance", "preconditioned", "shrinkage",
+            "top_eigenpairs",
         ],
         "drop_muon": ["DropMuon"],
         "drop_muon_split": ["SplitSequential"],
@@ -20,11 +21,13 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "optimal_cutoffs", "optimal_inclusion",
         ],
         "spectral_law": [
-            "adam_rate", "debiased", "effective_batch", "largest_rate", "minimal_damping", "moved_eigenvalue", "scaled_rate",
-            "spike_overlap",
+            "adam_rate", "covariance_eigenvalue", "debiased", "effective_batch", "largest_rate", "minimal_damping", "moved_eigenvalue", "scaled_damping",
+            "scaled_rate", "spike_overlap",
         ],
         "spectral_method": ["MeasureRates"],
         "spectral_scheduler": ["CurvatureScheduler", "Learned", "learned_rate", "line_search_rate", "typical_curvature"],
         "spectral_problem": ["Curvature", "Plan", "Rates"],
+        "spectral_ghost": ["GhostBatches", "in_ghost_batches"],
+        "spectral_streams": ["BatchEdges", "StreamOperator", "batch_edges"],
     },
 )  # fmt: skip

@@ -17,9 +17,10 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, nn
 from torch import func as functorch
 
-from surefoot.numerics.autodiff import Flattened, hessian_operator, hvp
+from surefoot.numerics.autodiff import hessian_operator, hvp
 from surefoot.numerics.krylov import EigenPairs, extreme_eigenpairs
 from surefoot.training.spectral_problem import MIXING, Criterion, Curvature, Kind, row_losses
+from surefoot.training.spectral_rows import Network, count, everywhere, take
 
 __all__ = [
     "CurvatureOperator",
@@ -44,7 +45,7 @@ class CurvatureOperator:
 
     Args:
         model: a module; parameters that require gradients are the coordinates, in their order.
-        inputs, targets: rows (n, ...).
+        inputs, targets: rows (n, ...): tensors, or tuples or dicts of tensors.
         criterion: see `row_losses`.
         kind: "ggn", "hessian", or "fisher", the empirical one ``E g_i g_i'`` of the rows' gradients.
         ridge: added to the diagonal: the weight decay of plain descent (decoupled decay adds none).
@@ -64,27 +65,31 @@ class CurvatureOperator:
     """
 
     def __init__(
-        self, model: nn.Module, inputs: Tensor, targets: Tensor, criterion: str | nn.Module | Criterion = "cross-entropy", *,
+        self, model: nn.Module, inputs: Any, targets: Any, criterion: str | nn.Module | Criterion = "cross-entropy", *,
         kind: Kind | Literal["fisher"] = "ggn", ridge: float = 0.0, chunk: int = CHUNK, keep: bool | None = None, ghost: int = 0,
     ) -> None:  # fmt: skip
-        self.flat, self.losses, self.kind, self.ridge = Flattened(model), row_losses(criterion), kind, ridge
-        if ghost and (ghost < 2 or len(inputs) % ghost):
+        self.flat, self.losses, self.kind, self.ridge = Network(model), row_losses(criterion), kind, ridge
+        self.count = count(inputs)
+        if ghost and (ghost < 2 or self.count % ghost):
             raise ValueError(
-                f"{len(inputs)} rows do not fall into ghost batches of {ghost}; expected a multiple, of 2 or more"
+                f"{self.count} rows do not fall into ghost batches of {ghost}; expected a multiple, of 2 or more"
             )
         self.inputs, self.targets, self.ghost = inputs, targets, ghost
         self.chunk = max(ghost, chunk // ghost * ghost) if ghost else chunk
         self.point = self.flat.vector()
         if self.point.numel() == 0:
             raise ValueError("no parameter of the model requires a gradient")
-        self.keep = len(inputs) <= KEPT_ROWS if keep is None else keep
+        self.keep = self.count <= KEPT_ROWS if keep is None else keep
         self._kept: list[Any] = []
 
     @classmethod
     def of(cls, problem: Curvature, rows: Tensor | None = None) -> CurvatureOperator:
         """The operator of a problem, over all its rows or some."""
-        x, y = (problem.inputs, problem.targets) if rows is None else (problem.inputs[rows], problem.targets[rows])
-        return cls(problem.model, x, y, problem.criterion, kind=problem.kind)
+        x, y = (problem.inputs, problem.targets) if rows is None else problem.part(rows)
+        keep = count(x) * problem.unit <= KEPT_ROWS
+        return cls(
+            problem.model, x, y, problem.criterion, kind=problem.kind, chunk=max(1, CHUNK // problem.unit), keep=keep
+        )
 
     @property
     def dim(self) -> int:
@@ -92,19 +97,19 @@ class CurvatureOperator:
 
     def __call__(self, v: Tensor) -> Tensor:
         total = torch.zeros_like(v)
-        n = len(self.inputs)
+        n = self.count
         for place, s in enumerate(range(0, n, self.chunk)):
-            x, y = self.inputs[s : s + self.chunk], self.targets[s : s + self.chunk]
             if len(self._kept) > place:
                 product = self._kept[place]
             else:
-                product = self._product(x, y)
+                part = slice(s, s + self.chunk)
+                product = self._product(take(self.inputs, part), take(self.targets, part))
                 if self.keep:
                     self._kept.append(product)
-            total += product(v) * (len(x) / n)
+            total += product(v) * (min(self.chunk, n - s) / n)
         return total + self.ridge * v if self.ridge else total
 
-    def _product(self, x: Tensor, y: Tensor) -> Any:
+    def _product(self, x: Any, y: Any) -> Any:
         if self.kind == "hessian":
             return hessian_operator(lambda w: self.losses(self._outputs(w, x), y).mean(), self.point)
         if self.kind == "fisher":  # J'J / n of the rows' losses
@@ -113,11 +118,11 @@ class CurvatureOperator:
             )
         return ggn_operator(lambda w: self._outputs(w, x), lambda z: self.losses(z, y).mean(), self.point)
 
-    def _outputs(self, w: Tensor, x: Tensor) -> Tensor:
+    def _outputs(self, w: Tensor, x: Any) -> Tensor:
         if not self.ghost:
             return self.flat(w, x)
         with batch_statistics(self.flat.module):
-            return torch.cat([self.flat(w, part) for part in x.split(self.ghost)])
+            return torch.cat([self.flat(w, take(x, slice(s, s + self.ghost))) for s in range(0, count(x), self.ghost)])
 
     def start(self, generator: torch.Generator) -> Tensor:
         """A random vector (P,), its direction uniform on the sphere."""
@@ -196,21 +201,23 @@ def preconditioned(
 # ---- single rows ------------------------------------------------------------------------------------------------
 def row_products(problem: Curvature, rows: Tensor, vectors: Tensor) -> Tensor:
     """``H_i v`` for every row: (b, P) for one vector (P,), or for a vector a row (b, P)."""
-    flat, losses = Flattened(problem.model), problem.losses
+    flat, losses = problem.network, problem.losses
     point = flat.vector()
 
-    def one(x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+    def one(x: Any, y: Any, v: Tensor) -> Tensor:
+        x, y = (everywhere(lambda t: t[None], part) for part in (x, y))
+
         def loss(z: Tensor) -> Tensor:
-            return losses(z, y[None]).sum()
+            return losses(z, y).sum()
 
         if problem.kind == "hessian":
-            return hvp(lambda w: loss(flat(w, x[None])), point, v)
-        pulled: Any = functorch.vjp(lambda w: flat(w, x[None]), point)
+            return hvp(lambda w: loss(flat(w, x)), point, v)
+        pulled: Any = functorch.vjp(lambda w: flat(w, x), point)
         outputs, pull = pulled
-        pushed = functorch.jvp(lambda w: flat(w, x[None]), (point,), (v,))[1]
+        pushed = functorch.jvp(lambda w: flat(w, x), (point,), (v,))[1]
         return pull(hvp(loss, outputs, pushed))[0]
 
-    x, y = problem.inputs[rows], problem.targets[rows]
+    x, y = problem.part(rows)
     return functorch.vmap(one, in_dims=(0, 0, None if vectors.ndim == 1 else 0))(x, y, vectors)
 
 
@@ -253,7 +260,8 @@ def directional_variance(problem: Curvature, direction: Tensor, *, chunk: int = 
 
 def isotropic_variance(problem: Curvature, generator: torch.Generator, *, chunk: int = 128) -> float:
     """The same at a direction uniform on the sphere; a network's outliers feel a noise far above it."""
-    z = torch.randn(Flattened(problem.model).vector().numel(), generator=generator).to(problem.inputs.dtype)
+    point = problem.network.vector()
+    z = torch.randn(point.numel(), generator=generator).to(point)
     return directional_variance(problem, z / torch.linalg.vector_norm(z), chunk=chunk)
 
 

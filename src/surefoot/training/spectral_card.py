@@ -42,6 +42,14 @@ class Options:
     """How many of them have their threshold measured, a size."""
     trained: int = 60
     """Descent steps in the search for the rate that still trains; 0 leaves it out."""
+    statistics: Literal["running", "ghost"] = "running"
+    """Batch normalisation: at its running statistics, or with those of ghost batches, as training has them; batches are then of whole ghost batches."""
+    ghost: int = 0
+    """Rows of a ghost batch; 0 takes the smallest batch size."""
+    read: int = 0
+    """Of data without an index (streams): at most so many rows are read, of which `rows` are kept; 0 reads to their end."""
+    population: int = 0
+    """N, where the data are a random part of more; 0: those that the recipe's data have."""
     double: bool = False
     """Work in float64."""
     network: Literal["mlp", "cnn", "attention"] = "mlp"
@@ -61,14 +69,15 @@ FALLBACK = Sample(
 
 def load(options: Options, inputs: Inputs) -> Curvature:
     """The user's network and data from a recipe, or the digits with a network trained on the spot."""
-    from surefoot.training.spectral_problem import Curvature, Plan
+    from surefoot.training.spectral_problem import Plan
 
     plan = Plan(
         tuple(options.batches), options.outliers, options.steps, options.probes, options.draws, options.repeats, options.most, options.thresholds,
         options.trained,
     )  # fmt: skip
-    if options.rows < 0:
-        raise ValueError(f"rows is {options.rows}; expected 0 (all) or more")
+    for name in ("rows", "read", "population", "ghost"):
+        if getattr(options, name) < 0:
+            raise ValueError(f"{name} is {getattr(options, name)}; expected 0 or more")
     if inputs.has("case"):
         if not inputs.is_recipe("case"):
             inputs.path("case")
@@ -77,15 +86,49 @@ def load(options: Options, inputs: Inputs) -> Curvature:
             )
         from surefoot.training.spectral_recipes import from_recipe
 
-        model, x, y, criterion, population = from_recipe(inputs, rows=options.rows)
-        identity = None
-        population = population if population > len(x) else None
+        found = from_recipe(inputs, rows=options.rows, read=options.read)
+        problem = (found.model, found.inputs, found.targets, found.criterion)
+        identity, population = None, max(found.population, options.population)
     else:
-        model, x, y, identity = _sample(options, inputs)
-        criterion, population = "cross-entropy", None
-    if options.double or inputs.dtype == "float64":
-        model, x = model.double(), x.double() if x.is_floating_point() else x
-    return Curvature(model, x, y, criterion, options.curvature, plan, population, identity)
+        *problem, identity = _sample(options, inputs)
+        population = max(len(problem[1]), options.population)
+    return _stated(options, problem, population, plan, identity, double=options.double or inputs.dtype == "float64")
+
+
+def _stated(options: Options, problem: Any, population: int, plan: Any, identity: Any, *, double: bool) -> Curvature:
+    """The problem, with batch normalisation as the options say."""
+    import logging
+
+    import torch
+
+    from surefoot.core.random import Streams
+    from surefoot.training.spectral_ghost import in_ghost_batches
+    from surefoot.training.spectral_problem import Curvature, row_losses
+    from surefoot.training.spectral_rows import count
+
+    model, x, y, criterion = problem
+    rows = count(x)
+    classes = criterion in ("cross-entropy", "logistic") or isinstance(criterion, torch.nn.CrossEntropyLoss)
+    if classes and isinstance(y, torch.Tensor) and not y.is_floating_point() and len(torch.unique(y)) == 1:
+        raise ValueError(
+            f"all targets are class {int(y.flatten()[0])}; a classifier's curvature needs at least two classes"
+        )
+    whole = {
+        "kind": options.curvature,
+        "plan": plan,
+        "population": population if population > rows else None,
+        "identity": identity,
+    }
+    if options.statistics == "ghost":
+        size = options.ghost or options.batches[0]
+        parts = (model, x, y, row_losses(criterion))
+        stated = Curvature(**whole, **in_ghost_batches(parts, size, Streams(0).numpy("ghost", rows, size)))
+    else:
+        stated = Curvature(model, x, y, criterion, **whole)
+    if stated.normalisation:
+        hint = "" if stated.unit > 1 else " (--statistics ghost takes those of ghost batches)"
+        logging.getLogger(__name__).warning("measured with %s%s", stated.normalisation, hint)
+    return stated.cast(torch.float64) if double else stated
 
 
 def _sample(options: Options, inputs: Inputs) -> Any:
@@ -112,7 +155,7 @@ def _sample(options: Options, inputs: Inputs) -> Any:
         "rows": len(x),
         "double": options.double,
     }
-    return network, x.to(inputs.device), y.to(inputs.device), {"trained": settings}
+    return network, x.to(inputs.device), y.to(inputs.device), "cross-entropy", {"trained": settings}
 
 
 def run(options: Options, problem: Curvature, run: RunDir | None) -> Result[Rates]:
@@ -183,7 +226,7 @@ CARD = System(
         "paper": Options(curvature="hessian", steps=100, probes=8, rows=0),
     },
     inputs=(
-        InputSpec("case", "recipe module:factory whose factory returns (model, data loader) or (model, data loader, loss)"),
+        InputSpec("case", "recipe module:factory whose factory returns (model, data loader), and if need be a loss and a function batch -> (inputs, targets)"),
         InputSpec("weights", "weights of the recipe's model", (".safetensors", ".pt"), required=False),
     ),
     figures=later("surefoot.training.spectral_figures:figures"),

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from surefoot.core.certificate import FLOAT64, Certificate, Claim, Confidence
-from surefoot.numerics.autodiff import Flattened
 from surefoot.records.fingerprint import fingerprint
 from surefoot.training.curvature import CurvatureOperator
 from surefoot.training.spectral_problem import Curvature, Rates
@@ -26,22 +25,9 @@ LOCAL = 0.15
 
 def certificate(problem: Curvature, state: MeasureState, answer: Rates) -> Certificate:
     """Eigenpairs, the bound from the random start, and the predictions held against measurements."""
-    import copy
-
     from surefoot.training.spectral_method import upper_bound
 
-    double = problem
-    if Flattened(problem.model).vector().dtype != torch.float64:
-        x, y = (t.double() if t.is_floating_point() else t for t in (problem.inputs, problem.targets))
-        double = Curvature(
-            copy.deepcopy(problem.model).double(),
-            x,
-            y,
-            problem.criterion,
-            problem.kind,
-            problem.plan,
-            problem.population,
-        )
+    double = problem if problem.network.vector().dtype == torch.float64 else problem.cast(torch.float64)
     operator = CurvatureOperator.of(double)
     vectors = state.leading.double()
     vectors = vectors / torch.linalg.vector_norm(vectors, dim=0)
@@ -85,7 +71,8 @@ def _eigenvalue(values: torch.Tensor, residuals: torch.Tensor, problem: Curvatur
     limit = 10 * problem.plan.tolerance
     return Claim(
         name="eigenvalue",
-        statement=f"The curvature matrix of the rows has an eigenvalue within this share of {float(values[0]):.6g}: the residual of the stated vector.",
+        statement=f"The curvature matrix of the rows has an eigenvalue within this share of {float(values[0]):.6g}: the residual of the stated vector."
+        + (f" {problem.normalisation[0].upper()}{problem.normalisation[1:]}." if problem.normalisation else ""),
         value=radius, bound=limit, outcome="holds" if radius <= limit else "fails", kind="proved", premises=(FLOAT64,),
         check="eigenvalue", evidence=needed,
     )  # fmt: skip

@@ -26,6 +26,7 @@ __all__ = [
     "largest_rate",
     "minimal_damping",
     "moved_eigenvalue",
+    "scaled_damping",
     "scaled_rate",
     "spike_overlap",
 ]
@@ -170,20 +171,42 @@ def adam_rate(eigenvalue: float, beta1: float = 0.9) -> float:
 
 def scaled_rate(
     rate: float, before: int, after: int, *, eigenvalue: float, variance: float, population: int | None = None,
-    optimizer: Optimizer = "sgd",
+    optimizer: Optimizer = "sgd", replacement: bool = False, weight_decay: float = 0.0,
 ) -> tuple[float, float]:  # fmt: skip
     """A rate moved from batch size ``before`` to ``after``, and the asymptote of the scaling law for comparison.
 
     SGD: ``rate lam(B0) / lam(B1)``, which is linear in B while noise dominates and saturates at 1; Adam-like: the square root of that ratio.
 
+    Args:
+        eigenvalue, variance: of the whole data, see `moved_eigenvalue`.
+        population, replacement: see `effective_batch`.
+        weight_decay: of plain descent; it adds to every eigenvalue. Decoupled decay adds nothing.
+
     Returns:
         The rate by the predicted eigenvalues, and the plain linear (SGD) or square-root (Adam) rule.
     """
-    ends = [moved_eigenvalue(eigenvalue, variance, effective_batch(b, population)) for b in (before, after)]
+    sizes = [effective_batch(b, population, replacement=replacement) for b in (before, after)]
+    ends = [moved_eigenvalue(eigenvalue, variance, b) + weight_decay for b in sizes]
     ratio = 1.0 if ends[1] == 0 else ends[0] / ends[1]
     plain = after / before
     power = 0.5 if optimizer == "adam" else 1.0
     return rate * ratio**power, rate * plain**power
+
+
+def scaled_damping(
+    damping: float, before: int, after: int, *, rates: tuple[float, float] = (1.0, 1.0), population: int | None = None,
+    replacement: bool = False,
+) -> float:  # fmt: skip
+    """A second-order method's damping moved to another batch size and rate: ``delta rate_1 b_0 / (rate_0 b_1)``, since the least one is ``rate V / (2 b lam)``.
+
+    At one rate and a large population damping times batch size stays constant. The whole data need none of it.
+    """
+    if damping < 0 or min(rates) <= 0:
+        raise ValueError(f"damping is {damping} and the rates {rates}; expected damping >= 0, rates > 0")
+    old, new = (effective_batch(b, population, replacement=replacement) for b in (before, after))
+    if math.isinf(old):
+        raise ValueError("all rows at once have no sampling noise to scale a damping from; give a smaller batch")
+    return damping * (rates[1] / rates[0]) * (old / new)
 
 
 def minimal_damping(rate: float, noise: float) -> float:

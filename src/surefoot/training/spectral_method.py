@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +14,11 @@ from torch import Tensor
 from surefoot.core.certificate import Certificate
 from surefoot.core.method import Look, Method, State, Status
 from surefoot.core.random import Streams
-from surefoot.numerics.autodiff import Flattened
 from surefoot.numerics.krylov import lanczos_relative_gap, spectral_quadrature
 from surefoot.training import spectral_law as law
 from surefoot.training.curvature import CurvatureOperator, row_curvature, top_eigenpairs
 from surefoot.training.spectral_problem import Curvature, Rates
+from surefoot.training.spectral_rows import Network, everywhere
 
 __all__ = ["MeasureRates", "MeasureState", "growth_threshold", "measured_batches", "still_trains"]
 
@@ -55,7 +56,7 @@ class MeasureState(State):
 
 def measured_batches(problem: Curvature, size: int) -> int:
     """How many batches of that size are measured."""
-    if size == problem.rows:
+    if size == problem.rows * problem.unit:
         return 1
     return max(problem.plan.repeats, min(problem.plan.most, ROW_BUDGET // size))
 
@@ -73,7 +74,7 @@ class MeasureRates(Method[Curvature, MeasureState, Rates]):
 
     def init(self, problem: Curvature, start: Rates | None, streams: Streams) -> MeasureState:
         plan, n = problem.plan, problem.rows
-        point = Flattened(problem.model).vector()
+        point = problem.network.vector()
         k, sizes = min(plan.outliers, point.numel()), len(plan.batches)
         most = max(measured_batches(problem, b) for b in plan.batches)
         room = point.new_zeros
@@ -107,7 +108,7 @@ class MeasureRates(Method[Curvature, MeasureState, Rates]):
                 _batch(problem, state, *where)
             else:
                 state.tried[where[0]] = torch.tensor(
-                    _ladder(problem, problem.plan.batches[where[0]], float(rates(state)[where[0]]), state.streams)
+                    _ladder(problem, problem.sizes[where[0]], float(rates(state)[where[0]]), state.streams)
                 )
             state.k += 1
         return state
@@ -122,7 +123,7 @@ class MeasureRates(Method[Curvature, MeasureState, Rates]):
         # with the leading eigenvector first in W: |H_i v|^2 = |A_i e_1|^2 + (R_i'R_i)_11
         along = float((center[:, :, 0].square().sum(dim=1) + spread[:, 0, 0]).mean()) - top**2
         anyhow = float(state.random.double().mean())
-        rows = [law.effective_batch(b, problem.rows) for b in plan.batches]
+        rows = [law.effective_batch(b, problem.rows) for b in problem.sizes]
         measured = state.measured.numpy()
         counts = (~np.isnan(measured)).sum(axis=1)
         rate = rates(state)
@@ -153,7 +154,7 @@ def rates(state: MeasureState) -> np.ndarray:
 def _units(problem: Curvature) -> list[tuple[Any, ...]]:
     plan = problem.plan
     units: list[tuple[Any, ...]] = [("spectrum",), *(("probe", i) for i in range(plan.probes))]
-    units += [("rows", s) for s in range(0, problem.rows, ROWS)]
+    units += [("rows", s) for s in range(0, problem.rows, max(1, ROWS // problem.unit))]
     units += [("predict", j) for j in range(len(plan.batches))]
     for j, size in enumerate(plan.batches):
         units += [("batch", j, i) for i in range(measured_batches(problem, size))]
@@ -191,7 +192,7 @@ def _probe(problem: Curvature, state: MeasureState, operator: CurvatureOperator,
 
 
 def _rows(problem: Curvature, state: MeasureState, s: int) -> None:
-    rows = torch.arange(s, min(s + ROWS, problem.rows))
+    rows = torch.arange(s, min(s + max(1, ROWS // problem.unit), problem.rows))
     probe = torch.randn(state.leading.shape[0], generator=state.streams.torch("isotropic"), dtype=state.leading.dtype)
     found = row_curvature(problem, rows, state.leading, probe / torch.linalg.vector_norm(probe))
     state.center[rows], state.spread[rows], state.own[rows], state.random[rows] = (
@@ -201,7 +202,7 @@ def _rows(problem: Curvature, state: MeasureState, s: int) -> None:
 
 
 def _predict(problem: Curvature, state: MeasureState, j: int) -> None:
-    size = problem.plan.batches[j]
+    size = problem.sizes[j]
     center, spread, own = (t.double().numpy() for t in (state.center, state.spread, state.own))
     for i in range(problem.plan.draws):
         rows = problem.batch(state.streams.numpy("draw", size, i), size).numpy()
@@ -209,7 +210,7 @@ def _predict(problem: Curvature, state: MeasureState, j: int) -> None:
 
 
 def _batch(problem: Curvature, state: MeasureState, j: int, i: int) -> None:
-    size = problem.plan.batches[j]
+    size = problem.sizes[j]
     rows = problem.batch(state.streams.numpy("batch", size, i), size)
     operator = CurvatureOperator.of(problem, rows)
     pairs = top_eigenpairs(operator, generator=state.streams.torch("start", size, i), tolerance=TIGHT, steps=200)
@@ -231,7 +232,7 @@ def growth_threshold(problem: Curvature, rows: Tensor, start: Tensor, guess: flo
         start: where the perturbation points at first (P,); a direction of large curvature.
         guess: of the rate.
     """
-    gradient, point = _gradient(problem, rows), Flattened(problem.model).vector().double()
+    gradient, point = _gradient(problem, rows), problem.network.vector().double()
 
     def bent(v: Tensor) -> Tensor:
         return (gradient(point + NUDGE * v) - gradient(point - NUDGE * v)) / (2 * NUDGE)
@@ -261,17 +262,14 @@ def growth_threshold(problem: Curvature, rows: Tensor, start: Tensor, guess: flo
 
 
 def _gradient(problem: Curvature, rows: Tensor, dtype: torch.dtype = torch.float64) -> Any:
-    import copy
-
-    flat, losses = Flattened(copy.deepcopy(problem.model).to(dtype)), problem.losses
-    x, y = problem.inputs[rows], problem.targets[rows]
-    x, y = (t.to(dtype) if t.is_floating_point() else t for t in (x, y))
+    flat, losses = Network(copy.deepcopy(problem.model).to(dtype)), problem.losses
+    x, y = (everywhere(lambda t: t.to(dtype) if t.is_floating_point() else t, part) for part in problem.part(rows))
     return torch.func.grad(lambda w: losses(flat(w, x), y).mean())
 
 
 def still_trains(problem: Curvature, size: int, rate: float, streams: Streams) -> bool:
     """Whether plain descent with fresh batches ends with at most twice the loss on all rows that it began with, and outputs that still tell rows apart."""
-    flat, losses = Flattened(problem.model), problem.losses
+    flat, losses = problem.network, problem.losses
     w = flat.vector()
 
     def whole(w: Tensor) -> tuple[float, float]:
@@ -282,7 +280,7 @@ def still_trains(problem: Curvature, size: int, rate: float, streams: Streams) -
     before, spread = whole(w)
     for t in range(problem.plan.trained):
         rows = problem.batch(streams.numpy("train", size, t), size)
-        x, y = problem.inputs[rows], problem.targets[rows]
+        x, y = problem.part(rows)
         w = w.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(losses(flat(w, x), y).mean(), w)
         w = w.detach() - rate * gradient

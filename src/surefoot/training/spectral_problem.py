@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from surefoot.numerics.autodiff import Flattened, hvp
+from surefoot.numerics.autodiff import hvp
 from surefoot.records.fingerprint import fingerprint
+from surefoot.training.spectral_rows import Network, count, everywhere, leaves, take
 
 __all__ = ["CRITERIA", "Curvature", "Plan", "Rates", "row_losses"]
 
 Kind = Literal["ggn", "hessian"]
-Criterion = Callable[[Tensor, Tensor], Tensor]
-CRITERIA = ("cross-entropy", "squared", "logistic")
+Criterion = Callable[[Tensor, Any], Tensor]
+CRITERIA = ("cross-entropy", "squared", "logistic", "tokens", "next-token")
+UNLABELLED = -100  # a token that counts for nothing, as in torch and transformers
 MIXING = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 ROWS_APART = 1e-3  # relative difference between a row's outputs alone and in company that floats can explain
 
@@ -28,7 +30,9 @@ def row_losses(criterion: str | nn.Module | Criterion) -> Criterion:
 
     Args:
         criterion: "cross-entropy" (logits (n, classes, ...), the mean over further axes), "squared" (mean over the outputs),
-            "logistic" (logits of two classes); a torch loss with ``reduction="mean"``; or a function that returns (n,) losses.
+            "logistic" (logits of two classes), "tokens" (logits (n, length, classes) and labels (n, length), -100 left out; the mean over a row's own labels),
+            "next-token" (the same, a label belongs to the output before it); a torch loss with ``reduction="mean"``; or a function of the outputs
+            and the targets (whatever the data give as such, a whole batch, too) that returns (n,) losses.
 
     Raises:
         ValueError: a torch loss that is no mean of row losses.
@@ -41,6 +45,10 @@ def row_losses(criterion: str | nn.Module | Criterion) -> Criterion:
         return lambda z, y: _by_row(
             nn.functional.binary_cross_entropy_with_logits(z, y.to(z.dtype).view_as(z), reduction="none")
         )
+    if criterion == "tokens":
+        return _token_losses
+    if criterion == "next-token":
+        return lambda z, y: _token_losses(z[:, :-1], y[:, 1:])
     if isinstance(criterion, nn.Module) and hasattr(criterion, "reduction"):
         if criterion.reduction == "sum" or getattr(criterion, "weight", None) is not None:
             raise ValueError(
@@ -57,6 +65,11 @@ def row_losses(criterion: str | nn.Module | Criterion) -> Criterion:
 
 def _by_row(losses: Tensor) -> Tensor:
     return losses.flatten(1).mean(dim=1) if losses.ndim > 1 else losses
+
+
+def _token_losses(outputs: Tensor, labels: Tensor) -> Tensor:
+    each = nn.functional.cross_entropy(outputs.transpose(1, 2), labels, reduction="none", ignore_index=UNLABELLED)
+    return each.sum(dim=1) / (labels != UNLABELLED).sum(dim=1).clamp_min(1)
 
 
 @dataclass(frozen=True)
@@ -110,45 +123,56 @@ class Curvature:
 
     Args:
         model: in eval mode; parameters that require gradients are the P coordinates.
-        inputs: rows (n, ...).
-        targets: (n, ...).
+        inputs: rows (n, ...): a tensor, a tuple (the model's arguments) or a dict (its named arguments).
+        targets: (n, ...), a tensor, or a tuple or dict for a loss that takes one.
         criterion: see `row_losses`.
         kind: "ggn", ``J' (d2 loss) J``: positive semidefinite, unmoved by kinks of the network; or "hessian".
         plan: what to measure.
         population: N, where the rows are a random part of a larger data set; None: they are all.
         identity: what the weights were made from, where a check cannot make them anew (they are then evidence).
+        unit: q, where a "row" of inputs and targets is a ghost batch of q rows (see `in_ghost_batches`); batch sizes stay numbers of rows.
 
     Raises:
         ValueError: nothing to differentiate, rows that influence one another, values that are not finite, a batch larger than the data.
     """
 
     model: nn.Module
-    inputs: Tensor
-    targets: Tensor
+    inputs: Any
+    targets: Any
     criterion: str | nn.Module | Criterion = "cross-entropy"
     kind: Kind = "ggn"
     plan: Plan = field(default_factory=Plan)
     population: int | None = None
     identity: Mapping[str, Any] | None = None
+    unit: int = 1
 
     def __post_init__(self) -> None:
+        for name in ("inputs", "targets"):  # tuples and dicts of one kind each
+            object.__setattr__(self, name, everywhere(lambda t: t, getattr(self, name)))
         if self.kind not in get_args(Kind):
             raise ValueError(f"kind is {self.kind!r}; expected 'ggn' or 'hessian'")
-        rows = len(self.inputs)
-        if rows < 2 or len(self.targets) != rows:
-            raise ValueError(f"there are {rows} inputs and {len(self.targets)} targets; expected as many, at least two")
-        if self.plan.batches[-1] > rows:
+        rows = count(self.inputs)
+        if rows < 2 or count(self.targets) != rows:
             raise ValueError(
-                f"the batch size {self.plan.batches[-1]} is larger than the data ({rows} rows); choose sizes up to {rows}, or give more rows"
+                f"there are {rows} inputs and {count(self.targets)} targets; expected as many, at least two"
             )
-        if self.population is not None and self.population < rows:
-            raise ValueError(f"the population is {self.population}, fewer than the {rows} rows given")
-        for name, values in (("inputs", self.inputs), ("targets", self.targets)):
-            if values.is_floating_point() and not bool(torch.isfinite(values).all()):
-                bad = int(
-                    (~torch.isfinite(values.flatten(1) if values.ndim > 1 else values[:, None])).any(1).nonzero()[0]
-                )
-                raise ValueError(f"the {name} hold NaN or infinite numbers (row {bad}); clean them first")
+        if self.plan.batches[-1] > rows * self.unit:
+            raise ValueError(
+                f"the batch size {self.plan.batches[-1]} is larger than the data ({rows * self.unit} rows); choose sizes up to {rows * self.unit}, or give more rows"
+            )
+        if uneven := [b for b in self.plan.batches if b % self.unit]:
+            raise ValueError(
+                f"the batch sizes {uneven} are no multiples of the ghost batch, {self.unit} rows; choose such"
+            )
+        if self.population is not None and self.population < rows * self.unit:
+            raise ValueError(f"the population is {self.population}, fewer than the {rows * self.unit} rows given")
+        for what in ("inputs", "targets"):
+            for name, values in leaves(getattr(self, what)):
+                if values.is_floating_point() and not bool(torch.isfinite(values).all()):
+                    bad = int(
+                        (~torch.isfinite(values.flatten(1) if values.ndim > 1 else values[:, None])).any(1).nonzero()[0]
+                    )
+                    raise ValueError(f"the {what}{name} hold NaN or infinite numbers (row {bad}); clean them first")
         _check_model(self)
 
     @property
@@ -158,15 +182,44 @@ class Curvature:
 
     @property
     def rows(self) -> int:
-        return len(self.inputs)
+        """How many there are; ghost batches, where they are the rows."""
+        return count(self.inputs)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The plan's batch sizes in rows of `inputs`."""
+        return tuple(b // self.unit for b in self.plan.batches)
+
+    @property
+    def network(self) -> Network:
+        """(parameters (P,), rows) -> outputs (n, ...)."""
+        return Network(self.model)
+
+    def part(self, rows: Any) -> tuple[Any, Any]:
+        """Inputs and targets of some rows."""
+        return take(self.inputs, rows), take(self.targets, rows)
+
+    def cast(self, dtype: torch.dtype) -> Curvature:
+        """The same problem with a copy of the model, floating-point inputs and targets in another dtype."""
+        x, y = (
+            everywhere(lambda t: t.to(dtype) if t.is_floating_point() else t, rows)
+            for rows in (self.inputs, self.targets)
+        )
+        return replace(self, model=copy.deepcopy(self.model).to(dtype), inputs=x, targets=y)
+
+    @property
+    def normalisation(self) -> str:
+        """What batch normalisation does here, in words; "" without any."""
+        if self.unit > 1:
+            return f"batch normalisation with the own statistics of ghost batches of {self.unit} rows"
+        found = any(isinstance(m, MIXING[0]) for m in self.model.modules())
+        return "batch normalisation at its running statistics, not those of a training batch" if found else ""
 
     def with_weights(self, weights: Mapping[str, Any]) -> Curvature:
         """The same problem at other weights, by parameter and buffer name."""
         model = copy.deepcopy(self.model)
         model.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in weights.items()})
-        return Curvature(
-            model, self.inputs, self.targets, self.criterion, self.kind, self.plan, self.population, self.identity
-        )
+        return replace(self, model=model)
 
     def batch(self, generator: np.random.Generator, size: int) -> Tensor:
         """Row numbers of a batch without replacement, ascending."""
@@ -180,8 +233,8 @@ class Curvature:
         )
         how = self.criterion if isinstance(self.criterion, str) else repr(self.criterion)
         return fingerprint(
-            own, str(self.model), self.inputs.cpu(), self.targets.cpu(), how if isinstance(self.criterion, str | nn.Module) else "function",
-            self.kind, repr(self.plan), self.population,
+            own, str(self.model), self.inputs, self.targets, how if isinstance(self.criterion, str | nn.Module) else "function",
+            self.kind, repr(self.plan), self.population, self.unit,
         )  # fmt: skip
 
 
@@ -235,44 +288,48 @@ def _check_model(problem: Curvature) -> None:
 
 
 def _check_rows(problem: Curvature, trained: Mapping[str, nn.Parameter]) -> None:
-    model, losses = problem.model, problem.losses
+    model, losses, flat = problem.model, problem.losses, problem.network
+    point = flat.vector()
     entered: list[str] = [""]
     hooks = [
         m.register_forward_pre_hook(lambda m, _, n=n: entered.__setitem__(0, f"{n or 'model'} ({type(m).__name__})"))
         for n, m in model.named_modules()
         if not list(m.children())
     ]
-    x, y = problem.inputs[:3], problem.targets[:3]
+    x, y = problem.part(slice(0, 3))
+    n = count(x)
+    given = {name: p.detach().requires_grad_() for name, p in trained.items()}
     try:
-        z = _called(lambda: model(x), "the model does not take these inputs", entered)
+        z = _called(lambda: flat.at(given, x), "the model does not take these inputs", entered)
+        if not z.ndim or len(z) != n:
+            raise ValueError(f"the model returned shape {tuple(z.shape)} for {n} rows; expected one output a row")
         each = _called(lambda: losses(z, y), "the loss does not take these outputs and targets", ["the loss"])
-        if not isinstance(z, Tensor) or len(z) != len(x):
-            raise ValueError(f"the model returned {type(z).__name__}; expected a tensor with one row an input")
-        if each.shape != (len(x),):
+        if not isinstance(each, Tensor) or each.shape != (n,):
+            shown = tuple(each.shape) if isinstance(each, Tensor) else type(each).__name__
             raise ValueError(
-                f"the loss returned shape {tuple(each.shape)}; expected one loss a row, ({len(x)},), so that a batch's is their mean"
+                f"the loss returned shape {shown}; expected one loss a row, ({n},), so that a batch's is their mean"
             )
         if not bool(torch.isfinite(each).all()):
             raise ValueError("the loss of the first rows is NaN or infinite; check the data and the weights")
         with torch.no_grad():
-            alone = torch.cat([model(x[i : i + 1]) for i in range(len(x))])
+            alone = torch.cat([flat(point, take(x, slice(i, i + 1))) for i in range(n)])
         scale = float(z.detach().abs().max())
         if float((alone - z.detach()).abs().max()) > ROWS_APART * max(scale, 1e-30):
             raise ValueError(
                 "a row's output depends on the other rows of its batch, so that the batch's curvature is no mean over rows; "
                 "put normalisation and dropout into eval mode"
             )
-        found = torch.autograd.grad(each.mean(), list(trained.values()), allow_unused=True)
-        idle = [name for name, g in zip(trained, found, strict=True) if g is None]
+        found = torch.autograd.grad(each.mean(), list(given.values()), allow_unused=True)
+        idle = [name for name, g in zip(given, found, strict=True) if g is None]
         if idle:
             raise ValueError(
                 f"the loss does not reach the parameters {', '.join(idle)}: they get no gradient. Call requires_grad_(False) on them"
             )
-        flat = Flattened(model)
+        one = lambda rows: everywhere(lambda t: t[None], rows)  # noqa: E731
         _called(
-            lambda: torch.func.vmap(
-                lambda a, b: hvp(lambda w: losses(flat(w, a[None]), b[None]).sum(), flat.vector(), flat.vector())
-            )(x, y),
+            lambda: torch.func.vmap(lambda a, b: hvp(lambda w: losses(flat(w, one(a)), one(b)).sum(), point, point))(
+                x, y
+            ),
             "this module has no second derivatives row by row (unsupported by torch.func)",
             entered,
         )
@@ -281,7 +338,8 @@ def _check_rows(problem: Curvature, trained: Mapping[str, nn.Parameter]) -> None
             hook.remove()
     with torch.no_grad():
         for s in range(0, problem.rows, 512):
-            each = losses(model(problem.inputs[s : s + 512]), problem.targets[s : s + 512])
+            a, b = problem.part(slice(s, s + 512))
+            each = losses(flat(point, a), b)
             if not bool(torch.isfinite(each).all()):
                 bad = s + int((~torch.isfinite(each)).nonzero()[0])
                 raise ValueError(f"the loss of row {bad} is NaN or infinite; check the data and the weights")

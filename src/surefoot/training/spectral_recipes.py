@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +17,38 @@ from surefoot.core.random import Streams
 from surefoot.core.system import Inputs
 from surefoot.records.files import UnsafeFileError, regular, sha256, write_bytes
 from surefoot.training.spectral_problem import Rates
+from surefoot.training.spectral_rows import count, everywhere, joined, leaves, split_batch, take
 
-__all__ = ["from_recipe", "load_weights", "materialise", "read_rates", "write_rates"]
+__all__ = ["Recipe", "from_recipe", "load_weights", "materialise", "read_rates", "write_rates"]
+
+Split = Callable[[Any], tuple[Any, Any]]
 
 
-def from_recipe(inputs: Inputs, *, rows: int) -> tuple[nn.Module, Tensor, Tensor, Any, int]:
-    """The model in eval mode, rows of its data, the loss and N from the recipe in the role `case`.
+@dataclass(frozen=True)
+class Recipe:
+    """What a recipe gave: the model in eval mode, rows of its data, the loss, and the size N of the data."""
 
-    The recipe ``module:factory`` names a function without arguments that returns ``(model, data)`` or ``(model, data, loss)``: data is a
-    DataLoader, a data set of (input, target) pairs, or a pair of tensors; the loss is described at `row_losses` (default cross-entropy).
-    Weights from ``.safetensors`` or ``.pt`` are loaded where given.
+    model: nn.Module
+    inputs: Any
+    targets: Any
+    criterion: Any
+    population: int
+
+
+def from_recipe(inputs: Inputs, *, rows: int, read: int = 0) -> Recipe:
+    """Model, rows, loss and N from the recipe in the role `case`.
+
+    The recipe ``module:factory`` names a function without arguments that returns ``(model, data)``, ``(model, data, loss)`` or ``(model, data, loss, split)``:
+    data as described at `materialise`; the loss at `row_losses` (None: cross-entropy); ``split`` takes a batch of the data and returns (inputs, targets), by
+    default `split_batch`. Weights from ``.safetensors`` or ``.pt`` are loaded where given.
 
     Args:
         rows: at most so many rows, drawn at random; 0 takes all.
+        read: at most so many rows are read of data without an index; 0 reads to their end.
 
     Raises:
         UnsafeFileError: code that is not trusted.
-        ValueError: the factory returns something else.
+        ValueError: the factory fails, or returns something else.
     """
     try:
         factory = inputs.factory("case")
@@ -41,10 +58,16 @@ def from_recipe(inputs: Inputs, *, rows: int) -> tuple[nn.Module, Tensor, Tensor
     place = inspect.getsourcefile(inspect.unwrap(factory))  # the code's own file counts as the input
     if place is not None and Path(place).is_file():
         record["sha256"] = sha256(Path(place))
-    made = factory()
-    if not isinstance(made, tuple) or len(made) not in (2, 3) or not isinstance(made[0], nn.Module):
+    try:
+        with torch.random.fork_rng(devices=[]):  # a fresh network is the same again in a check
+            torch.manual_seed(0)
+            made = factory()
+    except Exception as error:  # whatever the user's own code raises
+        raise ValueError(f"the recipe {record['path']} failed: {type(error).__name__}: {error}") from error
+    if not isinstance(made, tuple) or len(made) not in (2, 3, 4) or not isinstance(made[0], nn.Module):
         raise ValueError(
-            f"the recipe {record['path']} returned {type(made).__name__}; expected (model, data) or (model, data, loss) with a torch module first"
+            f"the recipe {record['path']} returned {type(made).__name__}; expected (model, data), (model, data, loss) or (model, data, loss, split) "
+            "with a torch module first"
         )
     model = made[0]
     if inputs.has("weights"):
@@ -52,15 +75,12 @@ def from_recipe(inputs: Inputs, *, rows: int) -> tuple[nn.Module, Tensor, Tensor
             model.load_state_dict(load_weights(inputs.path("weights")))
         except RuntimeError as error:
             raise ValueError(f"the weights do not fit the recipe {record['path']}: {error}") from error
-    x, y, population = materialise(made[1], rows)
+    split = made[3] if len(made) == 4 else split_batch
+    x, y, population = materialise(made[1], rows, split=split, read=read)
     device = torch.device(inputs.device)
-    return (
-        model.to(device).eval(),
-        x.to(device),
-        y.to(device),
-        made[2] if len(made) == 3 else "cross-entropy",
-        population,
-    )
+    x, y = (everywhere(lambda t: t.to(device), part) for part in (x, y))
+    criterion = "cross-entropy" if len(made) < 3 or made[2] is None else made[2]
+    return Recipe(model.to(device).eval(), x, y, criterion, population)
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -85,48 +105,88 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     return found
 
 
-def materialise(data: Any, rows: int, seed: int = 0) -> tuple[Tensor, Tensor, int]:
-    """Inputs (n, ...), targets (n, ...) and the size N of the data they come from.
+def materialise(
+    data: Any, rows: int, seed: int = 0, *, split: Split = split_batch, read: int = 0
+) -> tuple[Any, Any, int]:
+    """Inputs (n, ...), targets (n, ...) and the size N of the data they come from; only the rows chosen are ever held in memory.
 
     Args:
-        data: a DataLoader (its data set is read by index, not in its order), a map-style data set, or a pair of tensors.
+        data: a DataLoader over a map-style data set, or the data set (read by index, not in the loader's order); a loader, or any other iterable, of batches
+            without an index (read once from its beginning, of which a random part is kept); or a pair (inputs, targets) of tensors, or of tuples or dicts of tensors.
         rows: at most so many, a random part; 0 takes all.
+        split: batch -> (inputs, targets), where `split_batch` does not do.
+        read: of data without an index, at most so many rows are read; 0 reads to their end.
 
     Raises:
-        ValueError: data without a length, or items that are no (input, target) pair, or that change from one reading to the next.
+        ValueError: batches that are not understood, data that change from one reading to the next, rows of different shapes.
     """
-    if isinstance(data, tuple) and len(data) == 2 and all(isinstance(t, Tensor) for t in data):
-        chosen = _chosen(len(data[0]), rows, seed)
-        return data[0][chosen], data[1][chosen], len(data[0])
+    if isinstance(data, tuple) and len(data) == 2 and all(isinstance(t, Tensor | Mapping | tuple) for t in data):
+        chosen = _chosen(count(data[0]), rows, seed)
+        return take(data[0], chosen), take(data[1], chosen), count(data[0])
     collate: Any = default_collate
+    stream = data
     if isinstance(data, DataLoader):
         collate, data = data.collate_fn, data.dataset
     if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
-        raise ValueError(
-            f"the data are a {type(data).__name__} without length or index; give a DataLoader over a map-style data set"
-        )
+        if not hasattr(stream, "__iter__"):
+            raise ValueError(
+                f"the data are a {type(data).__name__}, neither indexed nor iterable; give a DataLoader, a data set or a pair of tensors"
+            )
+        return _from_stream(stream, rows, seed, split, read)
     chosen = _chosen(len(data), rows, seed).tolist()
-    pieces = [_pair(collate([data[i] for i in chosen[s : s + 256]])) for s in range(0, len(chosen), 256)]
-    again = _pair(collate([data[chosen[0]]]))
-    if not torch.equal(again[0][0], pieces[0][0][0]):
+    if not chosen:
+        raise ValueError("the data are empty")
+
+    def batch(places: list[int]) -> tuple[Any, Any]:
+        return _split(split, collate([data[i] for i in places]))
+
+    pieces = [batch(chosen[s : s + 256]) for s in range(0, len(chosen), 256)]
+    again = batch(chosen[:1])
+    for (_, first), (_, second) in zip(leaves(pieces[0][0]), leaves(again[0]), strict=True):
+        if first[0].shape == second[0].shape and not torch.equal(first[0], second[0]):
+            raise ValueError(
+                "the first item differs when it is read again: turn random augmentation off for measuring curvature"
+            )
+    return joined([p[0] for p in pieces]), joined([p[1] for p in pieces]), len(data)
+
+
+def _split(split: Split, batch: Any) -> tuple[Any, Any]:
+    found = split(batch)
+    if not isinstance(found, tuple) or len(found) != 2:
         raise ValueError(
-            "the first item differs when it is read again: turn random augmentation off for measuring curvature"
+            f"the function that splits a batch returned {type(found).__name__}; expected (inputs, targets)"
         )
-    return torch.cat([p[0] for p in pieces]), torch.cat([p[1] for p in pieces]), len(data)
+    x, y = (everywhere(lambda t: t, part) for part in found)
+    if count(x) != count(y):
+        raise ValueError(f"a batch has {count(x)} inputs and {count(y)} targets; expected as many")
+    return x, y
+
+
+def _from_stream(stream: Any, rows: int, seed: int, split: Split, read: int) -> tuple[Any, Any, int]:
+    """Every row gets a random key as it goes by; those with the smallest keys are kept, in their order: a uniform sample of any length."""
+    generator, total = Streams(seed).numpy("stream"), 0
+    kept: Any = None
+    keys = np.empty(0)
+    for batch in stream:
+        x, y = _split(split, batch)
+        new = count(x) if not read else min(count(x), read - total)
+        both = take((x, y), slice(0, new))
+        kept = both if kept is None else joined([kept, both])
+        keys, total = np.concatenate([keys, generator.random(new)]), total + new
+        if rows and len(keys) > rows:
+            chosen = np.sort(np.argpartition(keys, rows)[:rows])
+            kept, keys = take(kept, torch.from_numpy(chosen)), keys[chosen]
+        if read and total >= read:
+            break
+    if kept is None:
+        raise ValueError("the data gave no batch")
+    return kept[0], kept[1], total
 
 
 def _chosen(total: int, rows: int, seed: int) -> Tensor:
     if not rows or rows >= total:
         return torch.arange(total)
     return torch.from_numpy(np.sort(Streams(seed).numpy("rows", total).choice(total, rows, replace=False)))
-
-
-def _pair(batch: Any) -> tuple[Tensor, Tensor]:
-    if not isinstance(batch, tuple | list) or len(batch) != 2 or not all(isinstance(t, Tensor) for t in batch):
-        raise ValueError(
-            f"a batch of the data is a {type(batch).__name__}; expected a pair of tensors (inputs, targets)"
-        )
-    return batch[0], batch[1]
 
 
 def write_rates(path: Path, rates: Rates) -> None:

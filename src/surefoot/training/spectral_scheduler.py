@@ -25,6 +25,7 @@ from surefoot.numerics.lanczos import lanczos
 from surefoot.training import spectral_law as law
 from surefoot.training.curvature import CurvatureOperator, directional_variance
 from surefoot.training.spectral_problem import Criterion, Curvature, Kind, Plan
+from surefoot.training.spectral_rows import count, take
 
 __all__ = ["CurvatureScheduler", "Learned", "learned_rate", "line_search_rate", "typical_curvature"]
 
@@ -121,7 +122,7 @@ class CurvatureScheduler:
     Args:
         optimizer: a torch SGD (any with ``lr`` and ``momentum`` in its groups). For "spectrum", Nesterov groups get the Nesterov rule.
         model: put into eval mode during a refresh, and back; see ``statistics`` for batch normalisation.
-        inputs, targets: the training data's rows, or a part of them.
+        inputs, targets: the training data's rows, or a part of them: tensors, or tuples (the model's arguments) or dicts (its named arguments) of tensors.
         criterion: see `row_losses`.
         batch: rows of a training batch.
         epochs: calls of `step` in the whole training, for the final decay; None knows no end.
@@ -148,7 +149,7 @@ class CurvatureScheduler:
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, model: nn.Module, inputs: Tensor, targets: Tensor,
+        self, optimizer: torch.optim.Optimizer, model: nn.Module, inputs: Any, targets: Any,
         criterion: str | nn.Module | Criterion = "cross-entropy", *, batch: int, epochs: int | None = None, policy: Policy = "steady",
         every: int = 0, warmup: int = 1, rows: int | None = None, steps: int = 6, typical: Typical = "median", kind: Kind = "hessian",
         population: int | None = None, weight_decay: float | None = None, growth: float = MOST_GROWTH, statistics: Statistics = "running",
@@ -166,11 +167,11 @@ class CurvatureScheduler:
         ):
             if value < least:
                 raise ValueError(f"{name} is {value}; expected at least {least}")
-        if len(inputs) < 2 or len(inputs) != len(targets):
+        if count(inputs) < 2 or count(inputs) != count(targets):
             raise ValueError(
-                f"there are {len(inputs)} inputs and {len(targets)} targets; expected as many, at least two"
+                f"there are {count(inputs)} inputs and {count(targets)} targets; expected as many, at least two"
             )
-        total = len(inputs) if population is None else population
+        total = count(inputs) if population is None else population
         law.effective_batch(batch, total)
         for name, chosen, known in (("policy", policy, Policy), ("statistics", statistics, Statistics)):
             if chosen not in get_args(known):
@@ -184,7 +185,8 @@ class CurvatureScheduler:
         self.kind: Kind = kind
         self.weight_decay, self.streams, self.policy, self.statistics = weight_decay, Streams(seed), policy, statistics
         self.inputs, self.targets = inputs, targets
-        self.rows = min(max(ROWS, batch) if rows is None else rows, len(inputs))
+        self.total = count(inputs)
+        self.rows = min(max(ROWS, batch) if rows is None else rows, self.total)
         if statistics == "batch":  # whole ghost batches
             self.rows = max(1, self.rows // batch) * batch
         self.epoch = 0
@@ -235,13 +237,12 @@ class CurvatureScheduler:
     def _learn(self) -> Learned:
         group = self.optimizer.param_groups[0]
         decay = group.get("weight_decay", 0.0) if self.weight_decay is None else self.weight_decay
-        count = len(self.history)
-        chosen = self.streams.numpy("rows", count).choice(len(self.inputs), self.rows, replace=False)
-        chosen = torch.from_numpy(chosen).to(self.inputs.device)
-        x, y = self.inputs[chosen], self.targets[chosen]
+        turn = len(self.history)
+        chosen = torch.from_numpy(self.streams.numpy("rows", turn).choice(self.total, self.rows, replace=False))
+        x, y = take(self.inputs, chosen), take(self.targets, chosen)
         ghost = self.batch if self.statistics == "batch" else 0
         operator = CurvatureOperator(self.model, x, y, self.criterion, kind=self.kind, ghost=ghost)
-        start = operator.start(self.streams.torch("start", count))
+        start = operator.start(self.streams.torch("start", turn))
         steps = self.steps
         if self.policy == "steady" and self._top is not None:
             start = self._top + KICK * start / torch.linalg.vector_norm(start)

@@ -19,10 +19,11 @@ from torch import Tensor
 from surefoot.core.certificate import Claim
 from surefoot.core.random import Streams
 from surefoot.core.verify import Check, Dossier, Verdict, compare, refute
-from surefoot.numerics.autodiff import Flattened, ggn_product, hessian_operator, hvp
+from surefoot.numerics.autodiff import ggn_product, hessian_operator, hvp
 from surefoot.numerics.krylov import lanczos_relative_gap
 from surefoot.records.fingerprint import fingerprint
 from surefoot.training.spectral_problem import Curvature
+from surefoot.training.spectral_rows import Network, count, everywhere, take
 
 __all__ = ["CHECKS"]
 
@@ -68,55 +69,60 @@ class _Case:
         _require(math.isfinite(settings["lowest"]) and settings["products"] > 0, "settings.json holds no numbers")
         _require(problem.kind == "hessian" or settings["lowest"] == 0, "a Gauss-Newton matrix has no negative end")
         self.single, self.settings, self.streams = problem, settings, Streams(settings["seed"])
-        self.flat = Flattened(copy.deepcopy(problem.model).cpu().double())
+        self.flat = Network(copy.deepcopy(problem.model).cpu().double())
         self.point = self.flat.vector()
         self.x, self.y = (
-            t.cpu().double() if t.is_floating_point() else t.cpu() for t in (problem.inputs, problem.targets)
+            everywhere(lambda t: t.cpu().double() if t.is_floating_point() else t.cpu(), rows)
+            for rows in (problem.inputs, problem.targets)
         )
+        self.rows, self.sizes = problem.rows, problem.sizes
         self.losses, self.kind, self.plan = problem.losses, problem.kind, problem.plan
 
     def product(self, v: Tensor, rows: Tensor | None = None) -> Tensor:
-        x, y = (self.x, self.y) if rows is None else (self.x[rows], self.y[rows])
+        x, y = (self.x, self.y) if rows is None else (take(self.x, rows), take(self.y, rows))
         total = torch.zeros_like(self.point)
-        for s in range(0, len(x), 300):
-            a, b = x[s : s + 300], y[s : s + 300]
+        step = max(1, 300 // self.single.unit)
+        for s in range(0, count(x), step):
+            a, b = take(x, slice(s, s + step)), take(y, slice(s, s + step))
 
-            def loss(z: Tensor, b: Tensor = b) -> Tensor:
+            def loss(z: Tensor, b: Any = b) -> Tensor:
                 return self.losses(z, b).sum()
 
-            def outputs(w: Tensor, a: Tensor = a) -> Tensor:
+            def outputs(w: Tensor, a: Any = a) -> Tensor:
                 return self.flat(w, a)
 
             if self.kind == "hessian":
                 total += hvp(lambda w: loss(outputs(w)), self.point, v)
             else:
                 total += ggn_product(outputs, loss, self.point, v)
-        return total / len(x)
+        return total / count(x)
 
     def top(self, seed: int, rows: Tensor | None = None) -> float:
         """The largest eigenvalue: of the Gram matrix of a small batch's Jacobian, or by ARPACK from a start of its own."""
-        chosen = torch.arange(len(self.x)) if rows is None else rows
+        chosen = torch.arange(self.rows) if rows is None else rows
         if self.kind == "ggn":
             with torch.no_grad():
-                outputs = self.flat(self.point, self.x[:1]).numel() * len(chosen)
+                outputs = self.flat(self.point, take(self.x, slice(0, 1))).numel() * len(chosen)
             if outputs <= LARGEST_GRAM and outputs * self.point.numel() <= LARGEST_JACOBIAN:
                 return self._gram(chosen)
         return _arpack(lambda v: self.product(v, rows), self.point.numel(), seed)
 
     def top_of_hessian(self, seed: int, rows: Tensor) -> float:
         """The largest eigenvalue of the batch's Hessian by ARPACK on double backward passes."""
-        product = hessian_operator(lambda w: self.losses(self.flat(w, self.x[rows]), self.y[rows]).mean(), self.point)
+        product = hessian_operator(
+            lambda w: self.losses(self.flat(w, take(self.x, rows)), take(self.y, rows)).mean(), self.point
+        )
         return _arpack(product, self.point.numel(), seed)
 
     def _gram(self, rows: Tensor) -> float:
         """``lam_1(J' C J) = lam_1(S' J J' S)`` with ``C = S S'``."""
         w = self.point.clone().requires_grad_()
-        z = self.flat(w, self.x[rows])
+        z = self.flat(w, take(self.x, rows))
         J = torch.autograd.grad(z.flatten(), w, torch.eye(z.numel(), dtype=z.dtype), is_grads_batched=True)[0]
         each = z.detach().reshape(len(rows), 1, -1)
         shape = (1, *z.shape[1:])
         curves: Any = [
-            torch.autograd.functional.hessian(lambda q, i=i: self.losses(q.view(shape), self.y[rows[i : i + 1]]).sum(), e[0])
+            torch.autograd.functional.hessian(lambda q, i=i: self.losses(q.view(shape), take(self.y, rows[i : i + 1])).sum(), e[0])
             for i, e in enumerate(each)
         ]  # fmt: skip
         sizes, U = torch.linalg.eigh(torch.stack(curves))
@@ -127,7 +133,7 @@ class _Case:
     def row_matrix(self, i: int) -> Callable[[Tensor], Tensor]:
         """One row's matrix from its explicit Jacobian (or by double backward, for the Hessian)."""
         w = self.point.clone().requires_grad_()
-        a, b = self.x[i : i + 1], self.y[i : i + 1]
+        a, b = take(self.x, slice(i, i + 1)), take(self.y, slice(i, i + 1))
         if self.kind == "hessian":
             (gradient,) = torch.autograd.grad(self.losses(self.flat(w, a), b).sum(), w, create_graph=True)
             return lambda V: torch.stack([
@@ -211,7 +217,7 @@ def density(claim: Claim, dossier: Dossier) -> Verdict:
     _require(nodes.shape == expected == weights.shape, "the rules have not the plan's shape")
     _require(np.isfinite(nodes).all() and (weights >= -1e-9).all(), "the rules hold no numbers, or negative weights")
     size = np.abs(nodes).max()
-    single = Flattened(case.single.model).vector().dtype
+    single = case.single.network.vector().dtype
     for i in range(len(nodes)):
         z = torch.randn(case.point.numel(), generator=case.streams.torch("probe", i), dtype=single).double()
         z = z / torch.linalg.vector_norm(z)
@@ -230,13 +236,13 @@ def density(claim: Claim, dossier: Dossier) -> Verdict:
 def _rows(case: _Case, dossier: Dossier) -> None:
     """Single rows again, from explicit Jacobians."""
     W, kept = _leading(case, dossier), dossier.evidence["rows.npz"]
-    n, k = len(case.x), W.shape[1]
+    n, k = case.rows, W.shape[1]
     for name, shape in (("center", (n, k, k)), ("spread", (n, k, k)), ("own", (n,)), ("random", (n,))):
         _require(
             kept[name].shape == shape and np.isfinite(kept[name]).all(),
             f"rows.npz:{name} is not as large as the problem, or not finite",
         )
-    single = Flattened(case.single.model).vector().dtype
+    single = case.single.network.vector().dtype
     z = torch.randn(len(W), generator=case.streams.torch("isotropic"), dtype=single).double()
     z = z / torch.linalg.vector_norm(z)
     overall = {name: float(np.abs(kept[name]).max()) for name in ("center", "spread", "own", "random")}
@@ -268,14 +274,14 @@ def _draws(case: _Case, dossier: Dossier) -> Array:
     kept = dossier.evidence["rows.npz"]
     center, spread, own = (np.asarray(kept[k], dtype=np.float64) for k in ("center", "spread", "own"))
     drawn = np.asarray(dossier.evidence["draws.npz"]["drawn"])
-    sizes = case.plan.batches
+    sizes = case.sizes
     _require(
         drawn.shape == (len(sizes), case.plan.draws) and np.isfinite(drawn).all(), "the draws have not the plan's shape"
     )
     for cell in dossier.rows(drawn.size, 48):
         j, i = divmod(int(cell), case.plan.draws)
         size, lam = sizes[j], drawn[j, i]
-        rows = np.sort(case.streams.numpy("draw", size, i).choice(len(case.x), size, replace=False))
+        rows = np.sort(case.streams.numpy("draw", size, i).choice(case.rows, size, replace=False))
         mean, poles = center[rows].mean(axis=0), own[rows] / size
         low = max(float(poles.max()), float(np.linalg.eigvalsh(mean)[-1]))
 
@@ -299,8 +305,8 @@ def _batches(case: _Case, dossier: Dossier, thresholds: bool) -> tuple[Array, Ar
     """Measured eigenvalues by ARPACK, thresholds by the Hessian's top eigenvalue."""
     kept = dossier.evidence["batches.npz"]
     measured, threshold = np.asarray(kept["measured"]), np.asarray(kept["threshold"])
-    plan, n = case.plan, len(case.x)
-    counts = [1 if b == n else max(plan.repeats, min(plan.most, 2048 // b)) for b in plan.batches]
+    plan, n, unit = case.plan, case.rows, case.single.unit
+    counts = [1 if b == n * unit else max(plan.repeats, min(plan.most, 2048 // b)) for b in plan.batches]
     place = np.arange(max(counts))
     expected = place < np.array(counts)[:, None]
     local = expected & (place < plan.thresholds)
@@ -318,7 +324,7 @@ def _batches(case: _Case, dossier: Dossier, thresholds: bool) -> tuple[Array, Ar
     cells = np.argwhere(local if thresholds else expected)
     for cell in dossier.rows(len(cells), 10):
         j, i = (int(v) for v in cells[cell])
-        size = plan.batches[j]
+        size = case.sizes[j]
         rows = torch.from_numpy(np.sort(case.streams.numpy("batch", size, i).choice(n, size, replace=False)))
         if thresholds:
             found, said, near = 2 / case.top_of_hessian(dossier.seed, rows), threshold[j, i], 1e-2
@@ -335,7 +341,7 @@ def _answer(case: _Case, dossier: Dossier) -> Any:
     answer, kept = dossier.answer, dossier.evidence["batches.npz"]
     rows, W = dossier.evidence["rows.npz"], dossier.evidence["ritz.npz"]
     drawn = np.asarray(dossier.evidence["draws.npz"]["drawn"])
-    n, sizes = len(case.x), np.array(case.plan.batches)
+    n, sizes = case.rows, np.array(case.sizes)
     top = float(W["values"][0])
     first = np.asarray(rows["center"], dtype=np.float64)[:, :, 0]
     along = float(((first**2).sum(axis=1) + np.asarray(rows["spread"], dtype=np.float64)[:, 0, 0]).mean()) - top**2
@@ -343,7 +349,7 @@ def _answer(case: _Case, dossier: Dossier) -> Any:
     measured, threshold = np.asarray(kept["measured"]), np.asarray(kept["threshold"])
     rate = 2 / np.median(drawn, axis=1)
     expected = {
-        "batch": sizes, "predicted": drawn.mean(axis=1), "theorem": _moved(top, max(along, 0.0) * share),
+        "batch": sizes * case.single.unit, "predicted": drawn.mean(axis=1), "theorem": _moved(top, max(along, 0.0) * share),
         "isotropic": _moved(top, float(np.asarray(rows["random"], dtype=np.float64).mean()) * share),
         "measured": np.array([row[np.isfinite(row)].mean() for row in measured]),
         "spread": np.array([_error(row[np.isfinite(row)]) for row in measured]), "rate": rate,
@@ -416,7 +422,7 @@ def trains(claim: Claim, dossier: Dossier) -> Verdict:
     cells = np.argwhere(np.isfinite(tried))
     for cell in dossier.rows(len(cells), 4):
         j, rung = (int(v) for v in cells[cell])
-        found = _descends(case, int(answer.batch[j]), float(answer.rate[j]) * STEP ** (rung + FIRST))
+        found = _descends(case, case.sizes[j], float(answer.rate[j]) * STEP ** (rung + FIRST))
         _require(
             float(found) == tried[j, rung],
             f"at {answer.batch[j]} rows the rate of rung {rung} {'trains' if found else 'does not train'}",
@@ -426,14 +432,14 @@ def trains(claim: Claim, dossier: Dossier) -> Verdict:
 
 def _descends(case: _Case, size: int, rate: float) -> bool:
     problem = case.single
-    flat, losses = Flattened(problem.model), problem.losses
+    flat, losses = problem.network, problem.losses
     w = flat.vector()
     with torch.no_grad():
         first = flat(w, problem.inputs)
         before = float(losses(first, problem.targets).mean())
     for t in range(problem.plan.trained):
         rows = torch.from_numpy(np.sort(case.streams.numpy("train", size, t).choice(problem.rows, size, replace=False)))
-        x, y = problem.inputs[rows], problem.targets[rows]
+        x, y = problem.part(rows)
         w = w - rate * torch.func.grad(lambda u, x=x, y=y: losses(flat(u, x), y).mean())(w)
         if not bool(torch.isfinite(w).all()):
             return False

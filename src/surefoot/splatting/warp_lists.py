@@ -1,0 +1,191 @@
+"""The Warp source of `rasterize.py` for tiles: which convexes each lists, what those it does not list could add, and sums over pairs.
+
+For CPU and CUDA. Imported only where Warp is installed; Warp reads the annotations, so they are not deferred.
+"""
+
+# ruff: noqa: UP018, RUF046 (Warp takes int(0) for a variable and 0 for a constant)
+
+# pyright: reportInvalidTypeForm=false, reportOperatorIssue=false, reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
+# pyright: reportGeneralTypeIssues=false, reportAttributeAccessIssue=false
+
+import warp as wp
+
+wp.set_module_options({"enable_backward": False})
+
+SLACK = wp.constant(1e-5)  # of culling tests, relative to the terms of d: far above their rounding errors
+
+
+@wp.func
+def nearest_of_tile(
+    edges: wp.array2d(dtype=wp.vec3), g: int, m: int, x0: float, x1: float, y0: float, y1: float, margin: float
+):
+    """A lower bound of max_k d_k - margin over a rectangle (local coordinates), less its own rounding errors."""
+    best = float(-wp.inf)
+    for k in range(m):
+        e = edges[g, k]
+        least = wp.min(e[0] * x0, e[0] * x1) + wp.min(e[1] * y0, e[1] * y1) + e[2]
+        scale = (
+            wp.abs(e[0]) * wp.max(wp.abs(x0), wp.abs(x1))
+            + wp.abs(e[1]) * wp.max(wp.abs(y0), wp.abs(y1))
+            + wp.abs(e[2])
+            + wp.abs(margin)
+        )
+        best = wp.max(best, least - margin - SLACK * scale)
+    return best
+
+
+@wp.func
+def keeps(
+    edges: wp.array2d(dtype=wp.vec3), g: int, m: int, origin: wp.vec2, soft: wp.vec4, tx: int, ty: int, tile: int,
+    published: int,
+):  # fmt: skip
+    """Whether a tile can hold a pixel of alpha >= tau."""
+    if published > 0 or not (soft[3] < wp.inf):
+        return True
+    x0 = float(tx * tile) - origin[0]
+    y0 = float(ty * tile) - origin[1]
+    size = float(tile - 1)
+    return nearest_of_tile(edges, g, m, x0, x0 + size, y0, y0 + size, soft[3] / (soft[0] * soft[1])) <= 0.0
+
+
+@wp.kernel(enable_backward=False)
+def list_rows(
+    order: wp.array(dtype=wp.int32),
+    edges: wp.array2d(dtype=wp.vec3),
+    count: wp.array(dtype=wp.int32),
+    origin: wp.array(dtype=wp.vec2),
+    box: wp.array(dtype=wp.vec4i),
+    soft: wp.array(dtype=wp.vec4),
+    number: int,
+    across: int,
+    down: int,
+    tile: int,
+    published: int,
+    first: int,
+    fill: int,
+    places: wp.array(dtype=wp.int32),
+    ids: wp.array(dtype=wp.int32),
+):
+    """CPU: a thread owns a row of tiles and walks all primitives in depth order, so lists come out sorted. First counts, then fills."""
+    band = first + wp.tid()
+    c = band // down
+    ty = band - c * down
+    for rank in range(number):
+        g = order[c * number + rank]
+        m = count[g]
+        if m == 0:
+            return  # the hidden ones come last
+        b = box[g]
+        if ty < b[2] // tile or ty > b[3] // tile:
+            continue
+        for tx in range(b[0] // tile, b[1] // tile + 1):
+            if keeps(edges, g, m, origin[g], soft[g], tx, ty, tile, published):
+                t = band * across + tx
+                if fill == 1:
+                    ids[places[t]] = g
+                places[t] = places[t] + 1
+
+
+@wp.kernel(enable_backward=False)
+def list_pairs(
+    order: wp.array(dtype=wp.int32),
+    edges: wp.array2d(dtype=wp.vec3),
+    count: wp.array(dtype=wp.int32),
+    origin: wp.array(dtype=wp.vec2),
+    box: wp.array(dtype=wp.vec4i),
+    soft: wp.array(dtype=wp.vec4),
+    number: int,
+    across: int,
+    down: int,
+    tile: int,
+    published: int,
+    first: int,
+    fill: int,
+    places: wp.array(dtype=wp.int32),
+    ids: wp.array(dtype=wp.int32),
+    tiles: wp.array(dtype=wp.int32),
+):
+    """CUDA: a thread is a primitive in depth order; a stable sort by tile follows. First counts, then fills."""
+    rank = first + wp.tid()
+    g = order[rank]
+    m = count[g]
+    kept = int(0)
+    if m > 0:
+        c = rank // number
+        b = box[g]
+        start = int(0)
+        if fill == 1:
+            start = places[rank]
+        for ty in range(b[2] // tile, b[3] // tile + 1):
+            for tx in range(b[0] // tile, b[1] // tile + 1):
+                if keeps(edges, g, m, origin[g], soft[g], tx, ty, tile, published):
+                    if fill == 1:
+                        ids[start + kept] = g
+                        tiles[start + kept] = (c * down + ty) * across + tx
+                    kept += 1
+    if fill == 0:
+        places[rank] = kept
+
+
+@wp.kernel(enable_backward=False)
+def gather_slots(
+    slots: wp.array2d(dtype=float),
+    ids: wp.array(dtype=wp.int32),
+    pairs: int,
+    each: int,
+    first: int,
+    total: wp.array2d(dtype=float),
+):
+    """CPU: a thread owns `each` primitives and adds their pairs' slots in the order of the pairs."""
+    lowest = (first + wp.tid()) * each
+    for p in range(pairs):
+        g = ids[p]
+        if g >= lowest and g < lowest + each:
+            for f in range(slots.shape[1]):
+                total[g, f] = total[g, f] + slots[p, f]
+
+
+@wp.kernel(enable_backward=False)
+def bound_unlisted(
+    edges: wp.array2d(dtype=wp.vec3),
+    count: wp.array(dtype=wp.int32),
+    origin: wp.array(dtype=wp.vec2),
+    soft: wp.array(dtype=wp.vec4),
+    status: wp.array(dtype=wp.int32),
+    box: wp.array(dtype=wp.vec4i),
+    number: int,
+    across: int,
+    down: int,
+    tile: int,
+    tau: float,
+    first: int,
+    total: wp.array(dtype=float),
+):
+    """For each tile, the sum over primitives that are not in its list of min(tau, o sigmoid(-z^2 sigma delta min max_k d_k)) >= alpha."""
+    t = first + wp.tid()
+    c = t // (across * down)
+    ty = (t // across) % down
+    tx = t % across
+    bound = float(0.0)
+    for i in range(number):
+        g = c * number + i
+        m = int(count[g])
+        listed = bool(False)
+        q = soft[g]
+        if status[g] == 0:
+            b = box[g]
+            if tx >= b[0] // tile and tx <= b[1] // tile and ty >= b[2] // tile and ty <= b[3] // tile:
+                listed = keeps(edges, g, m, origin[g], q, tx, ty, tile, 0)
+        if (status[g] == 0 and not listed) or status[g] == 3:
+            if status[g] == 3:
+                m = int(0)
+                for k in range(edges.shape[1]):
+                    e = edges[g, k]
+                    if e[0] != 0.0 or e[1] != 0.0:
+                        m += 1
+            x0 = float(tx * tile) - origin[g][0]
+            y0 = float(ty * tile) - origin[g][1]
+            size = float(tile - 1)
+            near = nearest_of_tile(edges, g, m, x0, x0 + size, y0, y0 + size, 0.0)
+            bound += wp.min(tau, q[2] / (1.0 + wp.exp(wp.clamp(q[0] * q[1] * near, -80.0, 80.0))))
+    total[t] = bound
