@@ -57,12 +57,13 @@ def judged(problem: Capture) -> tuple[int, ...]:
 
 
 def certify_scene(
-    problem: Capture, scene: Trained, seed: int = 0, before: Sequence[Array] | None = None
+    problem: Capture, scene: Trained, seed: int = 0, before: Sequence[Array] | None = None, perceptual: bool = False
 ) -> Certificate:
     """All claims about `scene`.
 
     Args:
         before: squared errors of the judged photos' blocks as training started (`intervals.block_sums`), where they are known.
+        perceptual: claim LPIPS, too.
     """
     places, images, bounds, lefts, weights = judged(problem), {}, [], [], []
     probes = _probes(problem, places, seed)
@@ -136,6 +137,7 @@ def certify_scene(
         ),
         gradient,
         *intervals,
+        *([_perceptual(problem, places, images, kind)] if perceptual else []),
     ]  # fmt: skip
     return Certificate(CARD, tuple(claims), problem.fingerprint(), evidence)
 
@@ -205,6 +207,22 @@ def _similarity(problem: Capture, places: tuple[int, ...], images: dict[str, Arr
         similar.append(float(ssim_map(image, photo)[chosen].mean()))
         close.append(psnr(image[chosen], photo[chosen]))
     return float(np.mean(similar)), float(np.mean(close))
+
+
+def _perceptual(problem: Capture, places: tuple[int, ...], images: dict[str, Array], kind: str) -> Claim:
+    """Mean LPIPS; pixels that do not count are black in both pictures."""
+    from surefoot.splatting.perceptual import find_weights, lpips, read_weights
+
+    weights, values = read_weights(*find_weights()), []
+    for number, index in enumerate(places):
+        mask = problem.masks[index]
+        counted = 1.0 if mask is None else torch.from_numpy(mask)[..., None] > 0
+        pair = (images[f"image_{number}"].clip(0, 1), problem.photos[index])
+        values.append(lpips(*(torch.from_numpy(p) * counted for p in pair), weights))
+    return Claim(
+        name="lpips", statement=f"Mean LPIPS (VGG-16, version 0.1) of the {kind} photos", value=float(np.mean(values)), relation="<=",
+        kind="measured", check="lpips", evidence=("renders.npz",),
+    )  # fmt: skip
 
 
 def _erosion(problem: Capture, scene: Trained, index: int) -> float:

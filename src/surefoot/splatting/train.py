@@ -96,6 +96,7 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
             threshold over so many steps (geometrically). 0 starts there.
         light: store the answer in half precision.
         judge_every: steps between looks at the held-out photos.
+        lpips: claim LPIPS of the judged photos (`perceptual`; its weights must be on this machine).
         full_gradients: tell the norm of the full gradient (`full_gradient`) of the start and, from the last step on, of the end.
     """
 
@@ -141,6 +142,7 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
     settings: Settings = field(default_factory=Settings)
     light: bool = False
     judge_every: int = 50
+    lpips: bool = False
     full_gradients: bool = False
     block: int = 10
     seed_evidence: int = 0
@@ -222,7 +224,7 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
         from surefoot.splatting.certify import certify_scene
 
         return certify_scene(
-            problem, self.answer(problem, state), self.seed_evidence, [b.numpy() for b in state.before]
+            problem, self.answer(problem, state), self.seed_evidence, [b.numpy() for b in state.before], self.lpips
         )
 
     def _first(self, problem: Capture) -> dict[str, Tensor]:
