@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from surefoot.data.lpips_weights import BACKBONE, HEADS, LAYERS, WIDTHS, find_weights, read_weights
 from surefoot.records.files import UnsafeFileError
-from surefoot.splatting import perceptual
-from surefoot.splatting.perceptual import BACKBONE, HEADS, LAYERS, WIDTHS, find_weights, lpips, read_weights
+from surefoot.splatting.perceptual import lpips
 from surefoot.splatting.verify_perceptual import distance
 
 
@@ -59,9 +59,9 @@ def test_equal_pictures_are_at_zero_and_order_does_not_matter(folder):
 
 
 def test_found_beside_torchs_checkpoints_and_missing_ones_are_named(folder, monkeypatch):
-    monkeypatch.setattr(perceptual.torch.hub, "get_dir", lambda: str(folder.parent))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(folder.parent))
     assert find_weights() == (folder / BACKBONE, folder / HEADS)
-    monkeypatch.setattr(perceptual.torch.hub, "get_dir", lambda: str(folder / "elsewhere"))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(folder / "elsewhere"))
     with pytest.raises(FileNotFoundError, match=BACKBONE):
         find_weights()
     from surefoot.splatting.card import Options, method
@@ -89,7 +89,7 @@ def test_claim_is_confirmed_refuted_when_spoiled_and_unchecked_without_weights(f
     from surefoot.splatting.train import TrainConvexes
     from surefoot.splatting.verify_perceptual import check_lpips
 
-    monkeypatch.setattr(perceptual.torch.hub, "get_dir", lambda: str(folder.parent))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(folder.parent))
     problem = turntable_capture(photos=4, size=20, boxes=3)
     found = solve(problem, TrainConvexes(horizon=2, lpips=True))
     assert found.certificate is not None
@@ -97,6 +97,6 @@ def test_claim_is_confirmed_refuted_when_spoiled_and_unchecked_without_weights(f
     dossier = Dossier(dict(found.certificate.evidence), lambda: problem, lambda: found.answer)
     assert check_lpips(claim, dossier).verdict == "confirmed"
     assert check_lpips(dataclasses.replace(claim, value=0.9 * float(claim.value)), dossier).verdict == "refuted"
-    monkeypatch.setattr(perceptual.torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(NotAtHandError, match=BACKBONE):
         check_lpips(claim, dossier)

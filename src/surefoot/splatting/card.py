@@ -195,7 +195,7 @@ def method(options: Options, problem: Any = None) -> Any:
 
     options = chosen(options, problem)
     if options.lpips:
-        from surefoot.splatting.perceptual import find_weights
+        from surefoot.data.lpips_weights import find_weights
 
         find_weights()  # missing ones are named before anything is trained
     settings = Settings(threshold=options.threshold, threads=options.render_threads, compat=options.compat)

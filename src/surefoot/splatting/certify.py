@@ -211,14 +211,16 @@ def _similarity(problem: Capture, places: tuple[int, ...], images: dict[str, Arr
 
 def _perceptual(problem: Capture, places: tuple[int, ...], images: dict[str, Array], kind: str) -> Claim:
     """Mean LPIPS; pixels that do not count are black in both pictures."""
-    from surefoot.splatting.perceptual import find_weights, lpips, read_weights
+    from surefoot.data.lpips_weights import find_weights, read_weights
+    from surefoot.splatting.perceptual import lpips
 
     weights, values = read_weights(*find_weights()), []
     for number, index in enumerate(places):
         mask = problem.masks[index]
         counted = 1.0 if mask is None else torch.from_numpy(mask)[..., None] > 0
         pair = (images[f"image_{number}"].clip(0, 1), problem.photos[index])
-        values.append(lpips(*(torch.from_numpy(p) * counted for p in pair), weights))
+        shown, photo = (torch.from_numpy(p) * counted for p in pair)
+        values.append(lpips(shown, photo, weights))
     return Claim(
         name="lpips", statement=f"Mean LPIPS (VGG-16, version 0.1) of the {kind} photos", value=float(np.mean(values)), relation="<=",
         kind="measured", check="lpips", evidence=("renders.npz",),

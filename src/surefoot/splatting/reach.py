@@ -66,4 +66,5 @@ def see(tensors: dict[str, Tensor], scene: Trained, view: Tensor, matrix: Tensor
     delta = tensors["log_delta"].exp() * scene.focal**2 / (matrix[0, 0] * matrix[1, 1])
     geometry = (tensors["points"], delta, tensors["log_sigma"].exp(), torch.sigmoid(tensors["opacity_logit"]))
     rows = reaching(*geometry, view, matrix, pixels, scene.near)
-    return Seen(rows, contributions(*(t[rows] for t in geometry), view, matrix, pixels, near=scene.near))
+    points, delta, sigma, opacity = (t[rows] for t in geometry)
+    return Seen(rows, contributions(points, delta, sigma, opacity, view, matrix, pixels, near=scene.near))

@@ -49,7 +49,7 @@ def _pooled(x: Array) -> Array:
 
 def check_lpips(claim: Claim, dossier: Dossier) -> Verdict:
     """Anew, with the weights of this machine; unchecked where it has none."""
-    from surefoot.splatting.perceptual import find_weights, read_weights
+    from surefoot.data.lpips_weights import find_weights, read_weights
     from surefoot.splatting.verify import judged_images
 
     try:
