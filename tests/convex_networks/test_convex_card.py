@@ -127,3 +127,12 @@ def test_the_sampled_program_from_the_card(tmp_path: Path) -> None:
     for wrong, message in (({"loss": "hinge"}, "needs a smooth loss"), ({"radius": 0.1}, "does not train against")):
         with pytest.raises(ValueError, match=message):
             run(data, tmp_path / next(iter(wrong)), replace(options, **wrong))
+
+
+def test_two_columns_get_an_exact_bound_over_all_networks(tmp_path: Path) -> None:
+    """Rank 3 with the bias: pricing goes on until the proved gap is what the claim asks for."""
+    options = Options(arrangements=10, local_runs=1, local_width=20, local_steps=200, penalty=0.01)
+    reader = run(frame(60, 2), tmp_path, options)
+    claim = next(claim for claim in read_claims(reader) if claim.name == "global_gap")
+    assert (claim.kind, claim.outcome, claim.check) == ("proved", "holds", "global_gap_exact")
+    assert float(claim.value) <= 1e-4  # type: ignore[arg-type]

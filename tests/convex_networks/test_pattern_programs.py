@@ -17,8 +17,9 @@ from surefoot.convex_networks.loss import TwofoldLogistic, named_loss
 from surefoot.convex_networks.patterns import PatternSet, cell_count, centres, pattern_of, sample_patterns
 from surefoot.convex_networks.problem import PatternProgram, make_program
 from surefoot.convex_networks.recovery import into_cones, network_value, program_value, weights_of
-from surefoot.convex_networks.sampled import train_sampled
+from surefoot.convex_networks.sampled import SampledTraining, train_sampled
 from surefoot.convex_networks.training import ConvexTraining
+from surefoot.convex_networks.verify import CHECKS
 from surefoot.convex_networks.verify_arrangement import above_limit
 from surefoot.core.random import Streams
 from surefoot.core.solve import solve
@@ -152,8 +153,6 @@ def test_every_loss_is_solved_and_verifies(loss: str) -> None:
     assert result.certificate is not None
     gap = result.certificate.claim("program_gap")
     assert float(gap.value) <= 1e-5  # type: ignore[arg-type]
-    from surefoot.convex_networks.verify import CHECKS
-
     assert {v.verdict for v in verify(result.certificate, CHECKS, problem, result.answer)} == {"confirmed"}
 
 
@@ -172,7 +171,7 @@ def test_the_sampled_program_is_a_network_and_nears_the_optimum_from_above() -> 
     assert optimum * (1 - 1e-5) <= values[2] <= values[1] * 1.001 <= values[0] * 1.002  # directions are nested
     assert values[2] <= optimum * 1.05
     with pytest.warns(ConvergenceWarning, match="gap is"):
-        train_sampled(problem, 300, iterations=50)
+        train_sampled(problem, 300, iterations=5)
     with pytest.raises(ValueError, match="smooth loss"):
         train_sampled(make_program(*table(25, 2), loss="hinge", penalty=0.02), 10)
 
@@ -313,3 +312,19 @@ def test_patterns_are_told_apart() -> None:
     assert found.add(direction) == 1
     assert found.add(3 * direction) == 0
     assert named_loss("huber", knee=2.0).value(torch.tensor(5.0), torch.tensor(0.0)) == 8.0
+
+
+@pytest.mark.parametrize(("loss", "neurons"), [("squared", 12), ("squared", 80), ("logistic", 80), ("huber", 12)])
+def test_the_lasso_has_one_optimum_by_newton_and_by_proximal_steps(loss: str, neurons: int) -> None:
+    """Fewer neurons than rows and more: both forms of the Newton system, against the first-order method and weak duality."""
+    problem = make_program(*table(40, 3), loss=loss, penalty=0.03)
+    ends = []
+    for solver in ("interior", "proximal"):
+        method = SampledTraining(neurons=neurons, solver=solver, tolerance=1e-7)
+        result = solve(problem, method)
+        assert result.certificate is not None
+        assert {v.verdict for v in verify(result.certificate, CHECKS, problem, result.answer)} == {"confirmed"}
+        ends.append(float(result.certificate.claim("network").value))  # type: ignore[arg-type]
+        if solver == "interior":
+            assert result.steps < 40
+    assert ends[0] == pytest.approx(ends[1], rel=1e-6)

@@ -53,7 +53,7 @@ def test_differences_are_those_of_the_reference_over_the_whole_scene(trained) ->
     column = brute.pixels(columns, rows, 0.0)
     chosen = evidence["chosen"]
     found = differences(
-        scene, capture.views[0], capture.matrices[0], column, brute.order, chosen, (columns, rows), evidence["weights"]
+        scene, capture.views[0], capture.matrices[0], column, chosen, (columns, rows), evidence["weights"]
     )
     leaves = {n: torch.as_tensor(getattr(scene, n), dtype=torch.float64).requires_grad_() for n in NAMES}
     from surefoot.splatting.harmonics import shade

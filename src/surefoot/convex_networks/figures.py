@@ -111,7 +111,11 @@ def _bounds(reader: RunReader, claims: dict[str, Claim]) -> Any:
     axis = canvas.subplots()
     k = np.asarray(history["k"], dtype=float)
     upper, lower = (np.asarray(history.get(name, np.full(len(k), np.nan)), dtype=float) for name in ("upper", "lower"))
+    rounds = np.asarray(history.get("round", np.zeros(len(k))), dtype=float)
+    fresh = np.append(False, np.diff(rounds) != 0)  # every round is a program of its own: its curve begins anew
+    upper, lower = np.where(fresh, np.nan, upper), np.where(fresh, np.nan, lower)
     best = to_float(as_number(claims["network"].value))
+    below = [best]
     axis.plot(k, upper, color=UPPER, label="program, feasible point")
     axis.plot(k, np.where(lower > 0, lower, np.nan), color=LOWER, label="program, lower bound")
     if "global_gap" in claims:
@@ -119,13 +123,16 @@ def _bounds(reader: RunReader, claims: dict[str, Claim]) -> Any:
         level = best * (1 - to_float(as_number(claims["global_gap"].value)))
         label = "bound over all networks" + ("" if proved else " (by search)")
         axis.axhline(level, color=GLOBAL, linestyle=":", label=label)
+        below.append(level)
     axis.set(
-        xlabel="iteration",
+        xlabel="iteration" if rounds.max() == 0 else "iteration, over the rounds of pricing",
         ylabel="worst-case regularised loss (summed)" if "attack" in claims else "regularised loss (summed)",
     )
     finite = upper[np.isfinite(upper)]
     top = float(np.quantile(finite, 0.9)) if len(finite) else best
-    top = max(1.25 * best, min(top, 2.5 * best), *(1.08 * value for value in finite[-1:]))
+    top = max(
+        1.25 * best, min(top, 2.5 * best) if rounds.max() == 0 else best, *(1.08 * value for value in finite[-1:])
+    )
     if "local_runs" in claims:
         trained = to_float(as_number(claims["local_runs"].value))
         label = ("the answer: " if "rival" in claims else "") + "best network trained locally"
@@ -134,8 +141,9 @@ def _bounds(reader: RunReader, claims: dict[str, Claim]) -> Any:
         )
         axis.axhline(trained, color=LOCAL, linestyle="--", label=label)
         top = max(top, 1.08 * trained) if trained <= 3 * best else top
-    axis.set_ylim(max(0.0, 0.6 * best), top)
-    axis.legend()
+        below.append(trained)
+    axis.set_ylim(max(0.0, min((0.6 if rounds.max() == 0 else 0.85) * best, *(0.85 * level for level in below))), top)
+    axis.legend(framealpha=0.9, frameon=True, edgecolor="none")
     return canvas
 
 

@@ -244,6 +244,8 @@ def sample_robust_patterns(
     ahead[0, -1] = 1.0
     axes = torch.cat([ahead, -ahead, torch.eye(features.shape[1]).to(features)])
     found.add(axes[robust_margins(features, radii, axes) > SURE], count)
+    if len(found) >= count:
+        return found, len(axes)
     seen, looked = PatternSet(features), 0
     for number, drawn in enumerate(direction_lots(features.shape[1], streams, like=features)):
         before = len(seen)

@@ -2,20 +2,21 @@
 
     min_a  loss(A a, y) + beta |a|_1,   A = (X U')_+,  U (N, d) unit rows,
 
-by accelerated proximal gradient steps with restarts. Since |u| = 1, the network with weights u sqrt|a|, sign(a) sqrt|a| has exactly
+by an interior point, or by accelerated proximal gradient steps with restarts where that is too large. Since |u| = 1, the network with weights u sqrt|a|, sign(a) sqrt|a| has exactly
 this objective. No cones and no patterns; the optimum is that of networks with the drawn directions, above the optimum of all.
 """
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
+from surefoot.convex_networks.lasso import Lasso
 from surefoot.convex_networks.local import train_beside
 from surefoot.convex_networks.patterns import LOT, direction_lots, unit
 from surefoot.convex_networks.problem import Network, PatternProgram
@@ -24,57 +25,12 @@ from surefoot.convex_networks.state import gap_of
 from surefoot.core.certificate import Certificate
 from surefoot.core.method import Look, Method, State, Status, transient
 from surefoot.core.random import Streams
-from surefoot.numerics.losses import Loss
-from surefoot.numerics.prox import soft_threshold
 
+LIGHT = 1e-6
+"""Output weights below this fraction of the heaviest are left out, where that costs nothing."""
 
-@dataclass
-class Lasso:
-    """The iteration for all target columns at once.
-
-    Args:
-        columns: A (n, N).
-        targets: (C, n).
-        loss: convex; smooth for proximal gradients.
-        weight: beta.
-    """
-
-    columns: Tensor
-    targets: Tensor
-    loss: Loss
-    weight: float
-
-    def __post_init__(self) -> None:
-        curvature = self.loss.constants.curvature
-        if not curvature < float("inf"):
-            raise ValueError(
-                f"the sampled program needs a smooth loss, not {type(self.loss).__name__}; take program 'cone' (ConvexTraining)"
-            )
-        A = self.columns
-        gram = A @ A.T if len(A) <= A.shape[1] else A.T @ A
-        self.step_length = 1.0 / (
-            curvature * max(float(torch.linalg.eigvalsh(gram)[-1]), 1e-300) * (1 + 1e-12 * len(gram))
-        )
-
-    def objective(self, a: Tensor) -> float:
-        return float(self.loss.value(a @ self.columns.T, self.targets).sum() + self.weight * a.abs().sum())
-
-    def dual(self, a: Tensor) -> tuple[float, Tensor]:
-        """(dual value, z (C, n)): each column's slope scaled until |A'z| <= beta."""
-        z = -self.loss.derivative(a @ self.columns.T, self.targets)
-        largest = (z @ self.columns).abs().amax(dim=1, keepdim=True)
-        z = z * (self.weight / largest.clamp(min=self.weight))
-        return -float(self.loss.conjugate(-z, self.targets).sum()), z
-
-    def step(self, a: Tensor, look: Tensor, momentum: float) -> tuple[Tensor, Tensor, float]:
-        """One step: (a, extrapolated point, momentum) to the next; momentum starts anew where it points uphill."""
-        slope = self.loss.derivative(look @ self.columns.T, self.targets) @ self.columns
-        fresh = soft_threshold(look - self.step_length * slope, self.step_length * self.weight)
-        if float(((look - fresh) * (fresh - a)).sum()) > 0:
-            return fresh, fresh, 1.0
-        following = 0.5 * (1 + (1 + 4 * momentum * momentum) ** 0.5)
-        return fresh, fresh + ((momentum - 1) / following) * (fresh - a), following
-
+INTERIOR_SIZE = 3000
+"""Rows or neurons, whichever are fewer, up to which "auto" takes the interior point."""
 
 CHECK_EVERY = 50
 """Proximal steps between looks at the gap."""
@@ -87,6 +43,7 @@ class SampledState(State):
     a: Tensor  # (C, N) output weights, and the point extrapolated from them
     ahead: Tensor
     momentum: float = 1.0
+    arrays: dict[str, Tensor] = field(default_factory=dict)  # of the interior point, by column
     upper: float = float("inf")
     lower: float = -float("inf")
     z: Tensor | None = None  # (C, n) multipliers of the best lower bound
@@ -103,14 +60,16 @@ class SampledTraining(Method[PatternProgram, SampledState, Network]):
 
     Args:
         neurons: N, directions drawn.
+        solver: "interior", "proximal", or "auto".
         tolerance: relative primal-dual gap to stop at.
-        iterations: most proximal steps.
+        iterations: most steps.
         local_runs, local_width, local_steps: networks trained by Adam and L-BFGS to compare with.
         memory: bytes that the n x N features may take.
         block: proximal steps a step.
     """
 
     neurons: int = 1000
+    solver: Literal["auto", "interior", "proximal"] = "auto"
     tolerance: float = 1e-5
     iterations: int = 20_000
     local_runs: int = 0
@@ -158,9 +117,13 @@ class SampledTraining(Method[PatternProgram, SampledState, Network]):
 
     def step(self, problem: PatternProgram, state: SampledState) -> SampledState:
         lasso = self._lasso(problem, state)
-        for _ in range(state.room(self.block)):
+        interior = self.solver == "interior" or (self.solver == "auto" and min(lasso.columns.shape) <= INTERIOR_SIZE)
+        for _ in range(state.room(1 if interior else self.block)):
             if state.done:
                 break
+            if interior:
+                self._newton(lasso, state)
+                continue
             state.a, state.ahead, state.momentum = lasso.step(state.a, state.ahead, state.momentum)
             state.k += 1
             state.count(iteration=1)
@@ -168,9 +131,28 @@ class SampledTraining(Method[PatternProgram, SampledState, Network]):
                 self._bound(lasso, state)
         return state
 
-    def _bound(self, lasso: Lasso, state: SampledState) -> None:
+    def _newton(self, lasso: Lasso, state: SampledState) -> None:
+        """An interior-point step for every column; light weights are left out where that costs nothing."""
+        moved = False
+        a = torch.empty_like(state.a)
+        for column in range(len(a)):
+            names = {name: f"{name}{column}" for name in ("p", "q", "up", "down")}
+            at = {name: state.arrays[key] for name, key in names.items()} if state.k else lasso.start(column)
+            moved |= lasso.newton(at, column)
+            state.arrays |= {key: at[name] for name, key in names.items()}
+            a[column] = at["p"] - at["q"]
+        heavy = a * (a.abs() > LIGHT * a.abs().amax(dim=1, keepdim=True))
+        state.a = heavy if lasso.objective(heavy) <= lasso.objective(a) * (1 + 0.1 * self.tolerance) else a
+        state.k += 1
+        state.count(iteration=1)
+        self._bound(lasso, state, a)
+        if not moved and not state.done:
+            state.done, state.why = True, f"the arithmetic ends at a gap of {gap_of(state.upper, state.lower):.2g}"
+
+    def _bound(self, lasso: Lasso, state: SampledState, at: Tensor | None = None) -> None:
+        """The objective of the answer, and a dual bound from the slopes at `at`."""
         state.upper = lasso.objective(state.a)
-        lower, z = lasso.dual(state.a)
+        lower, z = lasso.dual(state.a if at is None else at)
         if state.z is None or lower > state.lower:
             state.lower, state.z = lower, z
         gap = gap_of(state.upper, state.lower)

@@ -45,6 +45,9 @@ from surefoot.core.random import Streams
 
 log = logging.getLogger(__name__)
 
+EXACT = 5e-5
+"""Relative gap to a bound over all networks that is exact at which pricing ends: half of what is claimed then."""
+
 CHECK_EVERY = 50
 """ADMM iterations between looks at the gap."""
 
@@ -61,7 +64,7 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
         polish: their patterns, and those of a network given as start, join the first program, which can then only improve on them.
         solver: "interior", "admm", "published" (Algorithm 3.1, squared loss), "coordinate" (Algorithm 3.2), or "auto".
         tolerance: relative primal-dual gap at which a program counts as solved.
-        global_tolerance: relative gap to the global bound at which pricing ends.
+        global_tolerance: relative gap to the global bound at which pricing ends; where all arrangements are visited, `EXACT` at most.
         iterations: most iterations of one program.
         candidates: patterns added in a round.
         rho: penalty of ADMM to start with; it balances itself (not in the published variant).
@@ -225,10 +228,11 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
         assert state.v is not None
         fresh = self._price(problem, state)
         gap = gap_of(state.objective, state.global_lower)
+        wanted = min(self.global_tolerance, EXACT) if state.exact else self.global_tolerance
         log.info("round %d: %d patterns, gap %.2e", state.round, len(state.directions), gap)
-        if gap <= self.global_tolerance or len(fresh) == 0 or state.round >= self.pricing_rounds:
+        if gap <= wanted or len(fresh) == 0 or state.round >= self.pricing_rounds:
             state.phase = "done"
-            if gap > self.global_tolerance and not state.why:
+            if gap > wanted and not state.why:
                 state.why = f"the gap to the global bound is {gap:.2g} after {state.round} rounds"
             return
         size = torch.linalg.vector_norm(state.v, dim=-1)

@@ -17,6 +17,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 STRAIGHT = 1e-5  # sine of a turn that counts as straight
 AREALESS = 1e-4  # pixels
 CLAMP = 0.99
+NEGLIGIBLE = 1e-15  # an alpha at no pixel larger than this is left out of what pixels see
 STEP = 1e-6  # of central differences, in logarithms and coefficients; of points, relative to the convex
 FIELDS = ("points", "log_delta", "log_sigma", "opacity_logit", "sh0", "sh_rest")
 SH = (0.28209479177387814, 0.4886025119029199)
@@ -24,12 +25,14 @@ SH = (0.28209479177387814, 0.4886025119029199)
 
 @dataclass(frozen=True, eq=False)
 class PixelColumn:
-    """What Q pixels see: nearest first ``(M, Q)`` alphas and transmittances in front of them, ``(M, 3)`` colours, ``(M, 2)`` depth ranges."""
+    """What Q pixels see of M convexes, nearest first: ``(M, Q)`` alphas and transmittances in front of them, ``(M, 3)`` colours, ``(M, 2)``
+    depth ranges, ``(M,)`` their places in the scene."""
 
     alpha: Array
     front: Array
     colors: Array
     reach: Array
+    order: Array
 
     def image(self, background: Array) -> Array:
         """``(Q, 3)``."""
@@ -115,56 +118,69 @@ class BruteForce:
         values = np.stack(terms[: rest.shape[1]], axis=1)
         return np.maximum(flat + np.einsum("nm,nmc->nc", values, rest), 0.0)
 
+    def _edges(self, rows: Array) -> tuple[Array, Array, Array, Array]:
+        """Of some convexes' edges ``(n, K)``: where they begin ``(n, K, 2)``, the unit normals, the lengths, and which there are."""
+        ring, count = self.ring[rows], self.count[rows]
+        k = np.arange(ring.shape[1])
+        following = np.where(k + 1 < count[:, None], np.roll(ring, -1, axis=1), ring[:, :1])
+        begin, end = (np.take_along_axis(self.corners[rows], i[..., None], axis=1) for i in (ring, following))
+        step = end - begin
+        length = np.hypot(step[..., 0], step[..., 1])
+        normal = np.stack([step[..., 1], -step[..., 0]], axis=-1) / np.maximum(length, 1e-300)[..., None]
+        return begin, normal, length, k < count[:, None]
+
+    def _reaching(self, x: Array, y: Array) -> Array:
+        """Convexes with an area whose alpha is at least 1e-15 at one of the pixels, as far as the largest of their edges' terms tells."""
+        solid = np.flatnonzero(self.count >= 3)
+        begin, normal, length, there = self._edges(solid)
+        slope = np.where(there, self.soft[solid][:, None] * length, 0.0)
+        offset = np.where(there, -slope * (normal * begin).sum(axis=-1), -np.inf)
+        top = np.full((len(solid), len(x)), -np.inf)
+        for k in range(slope.shape[1]):
+            term = (slope[:, k, None] * normal[:, k]) @ np.stack([x, y])
+            term += offset[:, k, None]
+            np.maximum(top, term, out=top)
+        lowest = self.sharp[solid] * top.min(axis=1, initial=np.inf)
+        return solid[self.opacity[solid] * np.exp(-np.maximum(lowest, 0.0)) >= NEGLIGIBLE]
+
     def pixels(self, columns: Array, rows: Array, threshold: float = 0.0, stop: float = 0.0) -> PixelColumn:
-        """Alphas of all convexes at pixels (Q,), in exact arithmetic but for float64; with the renderer's rules where they are given."""
+        """Alphas of all convexes that matter at pixels (Q,), in exact arithmetic but for float64; with the renderer's rules where they are
+        given."""
         x, y = np.asarray(columns, dtype=float), np.asarray(rows, dtype=float)
-        top = np.full((len(self.depth), len(x)), -np.inf)
+        near = self._reaching(x, y)
+        begin, normal, length, there = self._edges(near)
         terms = []
-        for k in range(self.ring.shape[1]):
-            begin = np.take_along_axis(self.corners, self.ring[:, k, None, None].repeat(2, axis=2), axis=1)[:, 0]
-            following = np.where(k + 1 < self.count, self.ring[:, (k + 1) % self.ring.shape[1]], self.ring[:, 0])
-            end = np.take_along_axis(self.corners, following[:, None, None].repeat(2, axis=2), axis=1)[:, 0]
-            step = end - begin
-            length = np.hypot(*step.T)
-            normal = np.stack([step[:, 1], -step[:, 0]], axis=1) / np.maximum(length, 1e-300)[:, None]
-            distance = normal[:, :1] * (x - begin[:, :1]) + normal[:, 1:] * (y - begin[:, 1:])
-            exponent = np.where((k < self.count)[:, None], (self.soft * length)[:, None] * distance, -np.inf)
-            terms.append(exponent)
-            top = np.maximum(top, exponent)
-        solid = self.count >= 3
-        top = np.where(solid[:, None], top, 0.0)
-        total = sum(np.exp(t - top) for t in terms)
-        phi = top + np.log(np.where(solid[:, None], total, 1.0))
+        for k in range(length.shape[1]):
+            distance = normal[:, k, :1] * (x - begin[:, k, :1]) + normal[:, k, 1:] * (y - begin[:, k, 1:])
+            terms.append(np.where(there[:, k, None], (self.soft[near] * length[:, k])[:, None] * distance, -np.inf))
+        top = np.max(terms, axis=0, initial=-np.inf)
+        phi = top + np.log(sum(np.exp(t - top) for t in terms))
         with np.errstate(over="ignore"):
-            inside = 1 / (1 + np.exp(self.sharp[:, None] * phi))
-        alpha = np.minimum(self.opacity[:, None] * inside, CLAMP) * solid[:, None]
+            inside = 1 / (1 + np.exp(self.sharp[near][:, None] * phi))
+        alpha = np.minimum(self.opacity[near][:, None] * inside, CLAMP)
         alpha = np.where(alpha >= threshold, alpha, 0.0)
         front = np.exp(np.cumsum(np.log1p(-np.concatenate([np.zeros((1, len(x))), alpha])), axis=0))[:-1]
         if stop > 0:
             alpha = np.where(front >= stop, alpha, 0.0)
-        if not len(alpha):
-            front = np.ones((0, len(x)))
-        return PixelColumn(alpha, front, self.colors, self.reach)
+        return PixelColumn(alpha, front, self.colors[near], self.reach[near], self.order[near])
 
     def erosion(self) -> Array:
         """For each convex with an area, the largest over its edges of log m / (z delta |edge|): how far, in pixels, the half level may lie
         within the hull."""
-        out = []
-        for i in np.flatnonzero(self.count >= 3):
-            ring = self.corners[i, self.ring[i, : self.count[i]]]
-            length = np.hypot(*(np.roll(ring, -1, axis=0) - ring).T)
-            out.append(np.log(self.count[i]) / (self.soft[i] * length.min()))
-        return np.array(out)
+        solid = np.flatnonzero(self.count >= 3)
+        _, _, length, there = self._edges(solid)
+        shortest = np.where(there, length, np.inf).min(axis=1, initial=np.inf)
+        return np.log(self.count[solid]) / (self.soft[solid] * shortest)
 
 
 def differences(
-    scene: Any, view: Array, matrix: Array, column: PixelColumn, order: Array, chosen: Array, pixels: tuple[Array, Array], weights: Array
+    scene: Any, view: Array, matrix: Array, column: PixelColumn, chosen: Array, pixels: tuple[Array, Array], weights: Array
 ) -> dict[str, Array]:  # fmt: skip
     """Central differences of f = sum_q weight_q C_q in each parameter of the chosen convexes, a copy of the convex for each.
 
-    What is in front of a convex and behind it, and which samples count, stays as it is in `column` (M, Q), whose rows are the convexes
-    `order`.
+    What is in front of a convex and behind it, and which samples count, stays as it is in `column` (M, Q), which shows them.
     """
+    order = column.order
     places = {int(i): place for place, i in enumerate(order)}
     alone = sorted(chosen.tolist(), key=lambda i: places[i])
     behind = np.broadcast_to(np.asarray(scene.background, dtype=float), (column.alpha.shape[1], 3)).copy()
@@ -196,8 +212,8 @@ def differences(
         if len(brute.order) != len(copies[name]):
             raise ValueError("a chosen convex is not before the camera")
         found = brute.pixels(*pixels)
-        alpha, color = np.empty_like(found.alpha), np.empty_like(found.colors)
-        alpha[brute.order], color[brute.order] = found.alpha, found.colors
+        alpha, color = np.zeros((len(brute.order), len(pixels[0]))), np.zeros((len(brute.order), 3))
+        alpha[found.order], color[found.order] = found.alpha, found.colors
         value = np.empty(len(alpha))
         for place in range(len(alpha)):
             at = places[int(chosen[place // (2 * many)])]
