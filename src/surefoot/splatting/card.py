@@ -87,6 +87,10 @@ class Options:
     """Contributions below it are not rendered."""
     light: bool = False
     """Store the answer in half precision (offsets to the centroids)."""
+    lpips: bool = False
+    """Claim LPIPS, too, where its weights are on this machine (the page says which files; nothing is fetched)."""
+    full_gradients: bool = False
+    """Tell, in history.csv, the gradient's norm over all training photos at the start and at the end (as dear as two rounds of steps)."""
     render_threads: int = 0
     """CPU threads of the rasteriser; 0 all. They change no bit."""
     preview: float = 10.0
@@ -190,6 +194,10 @@ def method(options: Options, problem: Any = None) -> Any:
     from surefoot.splatting.train import TrainConvexes
 
     options = chosen(options, problem)
+    if options.lpips:
+        from surefoot.data.lpips_weights import find_weights
+
+        find_weights()  # missing ones are named before anything is trained
     settings = Settings(threshold=options.threshold, threads=options.render_threads, compat=options.compat)
     until = options.split_until or (6 * options.steps) // 10
     return TrainConvexes(
@@ -198,7 +206,7 @@ def method(options: Options, problem: Any = None) -> Any:
         split_share=options.split_share, split_threshold=options.split_threshold, split_every=options.split_every,
         split_from=options.split_from, split_until=until, most=options.most, reset_every=options.reset_every, settings=settings,
         light=options.light, cool=options.cool, drop=options.drop, exposure=options.exposure,
-        random_background=options.random_background, threshold_first=options.threshold_first, threshold_until=options.threshold_until,
+        random_background=options.random_background, full_gradients=options.full_gradients, lpips=options.lpips, threshold_first=options.threshold_first, threshold_until=options.threshold_until,
     )  # fmt: skip
 
 
