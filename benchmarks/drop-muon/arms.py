@@ -38,7 +38,7 @@ class Arm:
     """A training run.
 
     Args:
-        method: full, uniform, uniform-sqrt (lr / sqrt P), uniform-inverse (lr / P), epoch-shift, auto, torch-muon, kj, adamw or sgd.
+        method: full, uniform, uniform-sqrt (lr / sqrt P), uniform-inverse (lr / max(P, 1/4), the default), epoch-shift, auto, torch-muon, kj, adamw or sgd.
         setting: network, width, depth, batch, lr, seed, classes, dtype of Newton-Schulz ("float32" or "bfloat16"), steps.
     """
 
