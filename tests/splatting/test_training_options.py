@@ -17,8 +17,10 @@ from surefoot.splatting.loading import turntable_capture
 from surefoot.splatting.problem import Capture
 
 pytest.importorskip("warp", reason="the rasteriser needs Warp (extra: kernels)")
+from surefoot.splatting.certify import show
 from surefoot.splatting.export import read_scene, write_scene
 from surefoot.splatting.preview import NAME, Preview
+from surefoot.splatting.rasterize import Settings
 from surefoot.splatting.train import TrainConvexes, TrainState
 
 SHORT = TrainConvexes(
@@ -257,3 +259,19 @@ def test_full_gradient_is_that_of_the_mean_loss(capture):
         state = method.step(capture, state)
     assert state.steepness != start
     assert "full_gradient" not in SHORT.look(state).row
+
+
+def test_answer_is_judged_at_its_own_threshold(capture):
+    """Soft convexes: what 0.1 leaves out is seen by the answer, in its renders and in what the history says of them."""
+    method = dataclasses.replace(
+        SHORT, start="ball", opacity=0.0, sigma=0.0, delta=0.0, horizon=4, settings=Settings(threshold=0.1), answer_threshold=0.001
+    )  # fmt: skip
+    state = trained(method, capture)
+    answer = method.answer(capture, state)
+    assert answer.threshold == 0.001
+    assert dataclasses.replace(method, answer_threshold=0.5).answer(capture, state).threshold == 0.1
+    index = capture.test[0]
+    image = show(answer, capture.views[index], capture.matrices[index], (20, 20)).image[0]
+    torch.testing.assert_close(image, method.shown(capture, state, index), atol=2e-3, rtol=0)
+    coarse = dataclasses.replace(method, answer_threshold=0.0).shown(capture, state, index)
+    assert float((coarse - image).abs().max()) > 0.02

@@ -94,6 +94,8 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
         random_background: another colour behind everything at each step, so that nothing is left open.
         threshold_first, threshold_until: contributions below `threshold_first` are not rendered at first; it falls to the settings'
             threshold over so many steps (geometrically). 0 starts there.
+        answer_threshold: the answer is shown, and judged, without contributions below it: its error bound falls with it. 0, or a larger one
+            than the settings' own, takes that.
         light: store the answer in half precision.
         judge_every: steps between looks at the held-out photos.
         lpips: claim LPIPS of the judged photos (`perceptual`; its weights must be on this machine).
@@ -137,6 +139,7 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
     random_background: bool = False
     threshold_first: float = 0.0
     threshold_until: int = 0
+    answer_threshold: float = 0.0
     structure_weight: float = 0.2
     mask_weight: float = 5e-4
     settings: Settings = field(default_factory=Settings)
@@ -158,6 +161,8 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
             raise ValueError(
                 "expected split_share and opacity in (0, 1), sigma, delta and size positive (or 0, the start's own)"
             )
+        if not 0 <= self.answer_threshold < 1:
+            raise ValueError(f"answer_threshold is {self.answer_threshold}; expected 0 to 1")
         if not 0 < self.cool <= 1 or not 0 <= self.drop < 1 or not 0 <= self.threshold_first < 1:
             raise ValueError(
                 f"cool is {self.cool}, drop {self.drop}, threshold_first {self.threshold_first}; expected (0, 1], [0, 1) and [0, 1)"
@@ -217,7 +222,7 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
         arrays = halved(arrays) if self.light else {name: value.astype(np.float32) for name, value in arrays.items()}
         return Trained(
             **arrays, focal=problem.focal, near=NEAR * unit, background=np.asarray(problem.background, dtype=np.float32),
-            threshold=self.settings.threshold,
+            threshold=self._answered,
         )  # fmt: skip
 
     def certify(self, problem: Capture, state: TrainState) -> Certificate:
@@ -274,6 +279,10 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
         view[:3, 3] = (view[:3, 3] + view[:3, :3] @ problem.middle) / problem.unit
         height, width = problem.photos[index].shape[:2]
         return torch.from_numpy(view)[None], torch.from_numpy(problem.matrices[index])[None], (width, height)
+
+    @property
+    def _answered(self) -> float:
+        return min(self.answer_threshold or self.settings.threshold, self.settings.threshold)
 
     def _threshold(self, k: int) -> float:
         """Below it nothing is rendered in step k."""
@@ -452,7 +461,7 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
     def shown(self, problem: Capture, state: TrainState, index: int) -> Tensor:
         """One photo as it is rendered now, ``(height, width, 3)``."""
         with torch.no_grad():
-            return self._render(problem, state.parameters, index, state.k)[0].image[0]
+            return self._render(problem, state.parameters, index, state.k, threshold=self._answered)[0].image[0]
 
     def _from_world(self, problem: Capture, scene: Trained) -> dict[str, Tensor]:
         unit = problem.unit
