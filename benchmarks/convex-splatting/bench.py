@@ -18,7 +18,7 @@ LITESPLAT = Side(
 
 FEW = {
     "horizon": 900, "rate": 6.0, "fill": 4, "drop": 0.15, "cool": 0.1, "split_every": 100, "split_from": 150, "split_until": 600,
-    "most": 16_000, "reset_every": 0, "judge_every": 50,
+    "most": 16_000, "reset_every": 0, "judge_every": 50, "answer_threshold": 1 / 1024,
 }  # fmt: skip
 
 

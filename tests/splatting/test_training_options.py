@@ -10,14 +10,17 @@ import pytest
 import torch
 
 from surefoot.core.random import Streams
+from surefoot.numerics.images import ssim
 from surefoot.records.files import UnsafeFileError
 from surefoot.splatting.light import halved, pack, unpack
 from surefoot.splatting.loading import turntable_capture
 from surefoot.splatting.problem import Capture
 
 pytest.importorskip("warp", reason="the rasteriser needs Warp (extra: kernels)")
+from surefoot.splatting.certify import show
 from surefoot.splatting.export import read_scene, write_scene
 from surefoot.splatting.preview import NAME, Preview
+from surefoot.splatting.rasterize import Settings
 from surefoot.splatting.train import TrainConvexes, TrainState
 
 SHORT = TrainConvexes(
@@ -234,3 +237,41 @@ def test_the_tour_turntable_is_shown_well():
     problem = turntable_capture()
     trainer = dataclasses.replace(method(CARD.presets["tour"], problem), horizon=50, judge_every=50)
     assert trained(trainer, problem).judged > 20.0
+
+
+def test_full_gradient_is_that_of_the_mean_loss(capture):
+    """The photos' losses in one graph; the photos' own gradients do not add up to it by length, so an average of norms would fail."""
+    method = dataclasses.replace(SHORT, horizon=4, full_gradients=True)
+    state = method.init(capture, None, Streams(0))
+    start = state.steepness
+    assert method.look(state).row["full_gradient"] == start
+    leaves = {name: value.detach().requires_grad_() for name, value in state.parameters.items()}
+    losses = []
+    for index in capture.train:
+        image = method._render(capture, leaves, index, 0)[0].image[0]
+        target = torch.from_numpy(capture.photos[index])
+        masks = 5e-4 * torch.sigmoid(leaves["mask_logit"]).mean()
+        losses.append(0.8 * (image - target).abs().mean() + 0.2 * (1 - ssim(image, target)) + masks)
+    torch.stack(losses).mean().backward()
+    norm = math.sqrt(sum(float(leaf.grad.square().sum()) for leaf in leaves.values() if leaf.grad is not None))
+    assert start == pytest.approx(norm, rel=1e-5)
+    while state.k < 4:
+        state = method.step(capture, state)
+    assert state.steepness != start
+    assert "full_gradient" not in SHORT.look(state).row
+
+
+def test_answer_is_judged_at_its_own_threshold(capture):
+    """Soft convexes: what 0.1 leaves out is seen by the answer, in its renders and in what the history says of them."""
+    method = dataclasses.replace(
+        SHORT, start="ball", opacity=0.0, sigma=0.0, delta=0.0, horizon=4, settings=Settings(threshold=0.1), answer_threshold=0.001
+    )  # fmt: skip
+    state = trained(method, capture)
+    answer = method.answer(capture, state)
+    assert answer.threshold == 0.001
+    assert dataclasses.replace(method, answer_threshold=0.5).answer(capture, state).threshold == 0.1
+    index = capture.test[0]
+    image = show(answer, capture.views[index], capture.matrices[index], (20, 20)).image[0]
+    torch.testing.assert_close(image, method.shown(capture, state, index), atol=2e-3, rtol=0)
+    coarse = dataclasses.replace(method, answer_threshold=0.0).shown(capture, state, index)
+    assert float((coarse - image).abs().max()) > 0.02

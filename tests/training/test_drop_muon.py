@@ -310,6 +310,18 @@ def test_rare_layers_may_step_further():
         assert lengths == pytest.approx([0.1 * (4 / (i + 1)) ** c for i in range(4)], rel=1e-4)
 
 
+@pytest.mark.parametrize("sampling", ["uniform", "full"])
+def test_by_default_a_layer_moves_as_far_on_average_as_in_full_muon_up_to_four_times_the_rate(sampling):
+    x = [nn.Parameter(torch.zeros(3, 3)) for _ in range(8)]
+    optimizer = DropMuon(x, lr=0.1, momentum=0.0, orthogonalise="exact", sampling=sampling)
+    optimizer.draw_exactly(range(8))
+    sum(p.trace() for p in x).backward()
+    optimizer.step()
+    lengths = [float(torch.linalg.matrix_norm(p.detach(), 2)) for p in x]
+    drawn = [1.0] * 8 if sampling == "full" else [1 / 4, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1.0]
+    assert lengths == pytest.approx([0.1 / p for p in drawn], rel=1e-4)
+
+
 def test_auto_measures_and_decides():
     """The first layer is made smoother than the second, so that it is worth leaving alone."""
     model = seeded(lambda: nn.Sequential(nn.Linear(12, 12, bias=False), nn.Linear(12, 5, bias=False)))

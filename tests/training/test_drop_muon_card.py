@@ -131,3 +131,80 @@ def test_real_digits(tmp_path):
     claims = {c.name: c for c in result.certificate.claims}
     assert claims["accuracy"].value > 0.6
     assert all(v.verdict == "confirmed" for v in verdicts(tmp_path / "run").values())
+
+
+RECIPES = """
+import torch
+from torch import nn
+
+def net():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 3))
+
+class Spare(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net, self.spare = net(), nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.net(x)
+
+class Cut(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(64, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.last(self.first(x.flatten(1)).detach())
+
+def frozen():
+    return net().requires_grad_(False)
+
+class Waves(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(64, 3, dtype=torch.complex64))
+
+    def forward(self, x):
+        return (x.flatten(1).to(torch.complex64) @ self.w).real
+
+def narrow():
+    return nn.Linear(7, 3)
+"""
+
+
+@pytest.mark.parametrize(
+    ("recipe", "flags", "word"),
+    [
+        ("Spare", (), "does not reach the parameters spare.weight, spare.bias"),
+        ("Cut", (), "does not reach the parameters first.weight, first.bias"),
+        ("frozen", (), "no parameter of the model requires a gradient"),
+        ("Waves", (), "does not take complex parameters"),
+        ("narrow", (), "does not take inputs of shape (2, 1, 8, 8): RuntimeError"),
+        ("net", ("--lr", "1e8"), "the training diverged: its loss is"),
+    ],
+)
+def test_the_command_names_what_is_wrong_with_a_model(tmp_path, monkeypatch, capsys, recipe, flags, word):
+    from surefoot import cli
+
+    (tmp_path / "drop_muon_user_nets.py").write_text(RECIPES)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    asked = [
+        "run",
+        "drop-muon",
+        str(images(tmp_path)),
+        f"drop_muon_user_nets:{recipe}",
+        "--steps",
+        "12",
+        "--batch",
+        "40",
+    ]
+    assert cli.main([*asked, *flags, "-o", str(tmp_path / "out"), "--quiet"]) == 1
+    assert word in capsys.readouterr().err
+
+
+def test_the_command_names_a_single_class(tmp_path, capsys):
+    from surefoot import cli
+
+    assert cli.main(["run", "drop-muon", str(images(tmp_path, classes=1)), "-o", str(tmp_path / "out"), "--quiet"]) == 1
+    assert "all training labels are the same" in capsys.readouterr().err

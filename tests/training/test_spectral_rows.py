@@ -168,6 +168,11 @@ def test_streams_that_change_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=word):
             StreamOperator(model, loader)
+    norm = normed().train()
+    kept = norm[1].running_mean.clone()  # type: ignore[index]
+    with pytest.raises(ValueError, match=r"module '1' \(BatchNorm1d\) is in train mode"):
+        StreamOperator(norm, [(x, y)])
+    assert torch.equal(kept, norm[1].running_mean)  # type: ignore[index]
     with pytest.raises(ValueError, match="fewer than the 40 rows"):
         StreamOperator(model, [(x, y)], population=12)
     with pytest.raises(ValueError, match="at least 2"):

@@ -85,8 +85,14 @@ class Options:
     """Steps after which `threshold` holds."""
     threshold: float = 1 / 255
     """Contributions below it are not rendered."""
+    answer_threshold: float = 1 / 1024
+    """The same for the answer that is judged; where convexes are soft, the error bound falls with it. 0: `threshold`."""
     light: bool = False
     """Store the answer in half precision (offsets to the centroids)."""
+    lpips: bool = False
+    """Claim LPIPS, too, where its weights are on this machine (the page says which files; nothing is fetched)."""
+    full_gradients: bool = False
+    """Tell, in history.csv, the gradient's norm over all training photos at the start and at the end (as dear as two rounds of steps)."""
     render_threads: int = 0
     """CPU threads of the rasteriser; 0 all. They change no bit."""
     preview: float = 10.0
@@ -190,6 +196,10 @@ def method(options: Options, problem: Any = None) -> Any:
     from surefoot.splatting.train import TrainConvexes
 
     options = chosen(options, problem)
+    if options.lpips:
+        from surefoot.data.lpips_weights import find_weights
+
+        find_weights()  # missing ones are named before anything is trained
     settings = Settings(threshold=options.threshold, threads=options.render_threads, compat=options.compat)
     until = options.split_until or (6 * options.steps) // 10
     return TrainConvexes(
@@ -198,7 +208,7 @@ def method(options: Options, problem: Any = None) -> Any:
         split_share=options.split_share, split_threshold=options.split_threshold, split_every=options.split_every,
         split_from=options.split_from, split_until=until, most=options.most, reset_every=options.reset_every, settings=settings,
         light=options.light, cool=options.cool, drop=options.drop, exposure=options.exposure,
-        random_background=options.random_background, threshold_first=options.threshold_first, threshold_until=options.threshold_until,
+        random_background=options.random_background, full_gradients=options.full_gradients, lpips=options.lpips, threshold_first=options.threshold_first, threshold_until=options.threshold_until, answer_threshold=options.answer_threshold,
     )  # fmt: skip
 
 
@@ -304,7 +314,7 @@ CARD = System(
             steps=900, rate=6.0, fill=4, drop=0.15, cool=0.1, split_from=150, split_until=600, most=16_000,
         ),
         "paper": Options(
-            compat="paper", steps=30_000, rate=1.0, start="ball", rule="threshold", degree=3, split_every=200,
+            compat="paper", answer_threshold=0.0, steps=30_000, rate=1.0, start="ball", rule="threshold", degree=3, split_every=200,
             split_from=500, split_until=9000, reset_every=3000, most=10_000_000,
         ),
     },

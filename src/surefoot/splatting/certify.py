@@ -17,8 +17,8 @@ from surefoot.splatting.gradients import gradient_claim
 from surefoot.splatting.intervals import interval_claims
 from surefoot.splatting.problem import Capture, Trained
 from surefoot.splatting.rasterize import Rendering, Settings
-from surefoot.splatting.reach import seen_rows
-from surefoot.splatting.reference import Contributions, contributions, hull_successors, render_reference, shadows
+from surefoot.splatting.reach import Seen, see
+from surefoot.splatting.reference import Contributions, hull_successors, shadows
 
 CARD = "convex-splatting"
 PROBES = 150  # pixels of all judged photos together
@@ -57,12 +57,13 @@ def judged(problem: Capture) -> tuple[int, ...]:
 
 
 def certify_scene(
-    problem: Capture, scene: Trained, seed: int = 0, before: Sequence[Array] | None = None
+    problem: Capture, scene: Trained, seed: int = 0, before: Sequence[Array] | None = None, perceptual: bool = False
 ) -> Certificate:
     """All claims about `scene`.
 
     Args:
         before: squared errors of the judged photos' blocks as training started (`intervals.block_sums`), where they are known.
+        perceptual: claim LPIPS, too.
     """
     places, images, bounds, lefts, weights = judged(problem), {}, [], [], []
     probes = _probes(problem, places, seed)
@@ -77,7 +78,7 @@ def certify_scene(
         lefts.append(found.transmittance[0].numpy()[row, column])
         weights.append(white.image[0, ..., 0].numpy()[row, column])
     probes |= {"bound": np.concatenate(bounds), "left": np.concatenate(lefts), "weight": np.concatenate(weights)}
-    exact, shares = _exact(problem, scene, places, probes)
+    exact, shares, sight = _exact(problem, scene, places, probes)
     shown = np.stack(
         [images[f"image_{p}"][r, c] for p, r, c in zip(probes["photo"], probes["row"], probes["column"], strict=True)]
     )
@@ -94,7 +95,7 @@ def certify_scene(
     evidence["centroids.npz"] = {"centroids": scene.points.mean(axis=1, dtype=np.float64)}
     first = probes["photo"] == 0
     gradient, evidence["gradient.npz"] = gradient_claim(
-        problem, scene, places[0], probes["row"][first], probes["column"][first], np.random.default_rng(seed + 1)
+        problem, scene, places[0], probes["row"][first], probes["column"][first], np.random.default_rng(seed + 1), sight
     )
     intervals, tables = interval_claims(
         list(images.values()), [problem.photos[i] for i in places], [problem.masks[i] for i in places], before, kind
@@ -136,6 +137,7 @@ def certify_scene(
         ),
         gradient,
         *intervals,
+        *([_perceptual(problem, places, images, kind)] if perceptual else []),
     ]  # fmt: skip
     return Certificate(CARD, tuple(claims), problem.fingerprint(), evidence)
 
@@ -152,35 +154,30 @@ def _probes(problem: Capture, places: tuple[int, ...], seed: int) -> dict[str, A
     return {"photo": photo, "row": row, "column": column}
 
 
-def _exact(problem: Capture, scene: Trained, places: tuple[int, ...], probes: dict[str, Array]) -> tuple[Array, float]:
-    """The exact model at the probes by the reference, and the share of weight in provable order."""
+def _exact(
+    problem: Capture, scene: Trained, places: tuple[int, ...], probes: dict[str, Array]
+) -> tuple[Array, float, Seen]:
+    """The exact model at the probes by the reference, the share of weight in provable order, and what the first photo's probes see."""
+    from surefoot.splatting.harmonics import shade
+
     double = torch.float64
     whole = parameters(scene, double)
     back = torch.as_tensor(scene.background, dtype=double)
-    from surefoot.splatting.harmonics import shade
-
     found = np.zeros((len(probes["photo"]), 3))
-    share = []
+    share, sights = [], []
     for number, index in enumerate(places):
         chosen = probes["photo"] == number
         view, matrix = torch.from_numpy(problem.views[index]), torch.from_numpy(problem.matrices[index])
         pixels = torch.from_numpy(np.stack([probes["column"][chosen], probes["row"][chosen]], axis=1)).double()
-        rows = seen_rows(whole, scene, view, matrix, pixels)
-        p = {name: value[rows] for name, value in whole.items()}
+        seen = see(whole, scene, view, matrix, pixels)
+        p = {name: whole[name][seen.rows[seen.exact.order]] for name in ("points", "sh0", "sh_rest")}
         colors = shade(p["points"], p["sh0"], p["sh_rest"], scene.sh_degree, view[None])
-        height, width = problem.photos[index].shape[:2]
-        values, _ = render_reference(
-            p["points"], p["log_delta"].exp(), p["log_sigma"].exp(), torch.sigmoid(p["opacity_logit"]),
-            colors if colors.ndim == 2 else colors[0], view, matrix, width, height, back, focal=scene.focal, near=scene.near,
-            pixels=pixels,
-        )  # fmt: skip
-        found[chosen] = values.numpy()
-        seen = contributions(
-            p["points"], p["log_delta"].exp() * scene.focal**2 / (matrix[0, 0] * matrix[1, 1]), p["log_sigma"].exp(),
-            torch.sigmoid(p["opacity_logit"]), view, matrix, pixels, near=scene.near, threshold=scene.threshold,
-        )  # fmt: skip
-        share.append(_ordered(seen))
-    return found, float(np.mean(share))
+        colors = colors if colors.ndim == 2 else colors[0]
+        left = seen.exact.in_front
+        found[chosen] = ((seen.exact.alpha * left[:-1]).T @ colors + left[-1][:, None] * back).numpy()
+        share.append(_ordered(seen.ruled(scene.threshold)))
+        sights = sights or [seen]
+    return found, float(np.mean(share)), sights[0]
 
 
 def _ordered(seen: Contributions) -> float:
@@ -210,6 +207,24 @@ def _similarity(problem: Capture, places: tuple[int, ...], images: dict[str, Arr
         similar.append(float(ssim_map(image, photo)[chosen].mean()))
         close.append(psnr(image[chosen], photo[chosen]))
     return float(np.mean(similar)), float(np.mean(close))
+
+
+def _perceptual(problem: Capture, places: tuple[int, ...], images: dict[str, Array], kind: str) -> Claim:
+    """Mean LPIPS; pixels that do not count are black in both pictures."""
+    from surefoot.data.lpips_weights import find_weights, read_weights
+    from surefoot.splatting.perceptual import lpips
+
+    weights, values = read_weights(*find_weights()), []
+    for number, index in enumerate(places):
+        mask = problem.masks[index]
+        counted = 1.0 if mask is None else torch.from_numpy(mask)[..., None] > 0
+        pair = (images[f"image_{number}"].clip(0, 1), problem.photos[index])
+        shown, photo = (torch.from_numpy(p) * counted for p in pair)
+        values.append(lpips(shown, photo, weights))
+    return Claim(
+        name="lpips", statement=f"Mean LPIPS (VGG-16, version 0.1) of the {kind} photos", value=float(np.mean(values)), relation="<=",
+        kind="measured", check="lpips", evidence=("renders.npz",),
+    )  # fmt: skip
 
 
 def _erosion(problem: Capture, scene: Trained, index: int) -> float:

@@ -22,8 +22,8 @@ from surefoot.splatting.harmonics import shade
 from surefoot.splatting.model import render
 from surefoot.splatting.problem import Capture, Trained
 from surefoot.splatting.rasterize import Settings
-from surefoot.splatting.reach import seen_rows
-from surefoot.splatting.reference import CLAMP, Contributions, contributions, visible
+from surefoot.splatting.reach import Seen, see
+from surefoot.splatting.reference import CLAMP, Contributions, visible
 
 __all__ = ["STOP", "gradient_claim"]
 
@@ -35,23 +35,26 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def gradient_claim(
-    problem: Capture, scene: Trained, index: int, rows: Array, columns: Array, rng: np.random.Generator
+    problem: Capture,
+    scene: Trained,
+    index: int,
+    rows: Array,
+    columns: Array,
+    rng: np.random.Generator,
+    sight: Seen | None = None,
 ) -> tuple[Claim, dict[str, Array]]:
     """The claim, and its evidence: weights ``(Q, 3)`` of the pixels, the convexes that were chosen ``(M,)``, the renderer's gradients.
 
-    f = sum_q weight_q C_q at pixels ``(Q,)`` of photo `index`; chosen are convexes that these pixels show.
+    f = sum_q weight_q C_q at pixels ``(Q,)`` of photo `index`; chosen are convexes that these pixels show. `sight` is what they see, where
+    that is known already.
     """
     weights = rng.normal(size=(len(rows), 3))
     tensors = {name: torch.as_tensor(getattr(scene, name), dtype=torch.float64) for name in NAMES}
     view, matrix = torch.from_numpy(problem.views[index]), torch.from_numpy(problem.matrices[index])
     pixels = torch.from_numpy(np.stack([columns, rows], axis=1)).double()
-    rows_seen = seen_rows(tensors, scene, view, matrix, pixels)
-    tensors = {name: value[rows_seen] for name, value in tensors.items()}
-    delta = tensors["log_delta"].exp() * scene.focal**2 / (matrix[0, 0] * matrix[1, 1])
-    seen = contributions(
-        tensors["points"], delta, tensors["log_sigma"].exp(), torch.sigmoid(tensors["opacity_logit"]), view, matrix, pixels,
-        near=scene.near, threshold=scene.threshold, stop=STOP,
-    )  # fmt: skip
+    found_there = see(tensors, scene, view, matrix, pixels) if sight is None else sight
+    tensors = {name: value[found_there.rows] for name, value in tensors.items()}
+    seen = found_there.ruled(scene.threshold, STOP)
     places = _choose(seen, torch.sigmoid(tensors["opacity_logit"]), rng)
     chosen = seen.order[torch.from_numpy(places)]
     colors = shade(tensors["points"], tensors["sh0"], tensors["sh_rest"], scene.sh_degree, view[None])
@@ -66,7 +69,7 @@ def gradient_claim(
     weight = torch.from_numpy(weights)
     exact = _exact(scene, tensors, chosen, view, matrix, pixels, weight, in_front, behind, counted)
     found = _rendered(problem, scene, index, rows, columns, weight)
-    chosen = rows_seen[chosen]
+    chosen = found_there.rows[chosen]
     evidence = {"weights": weights, "chosen": chosen.numpy(), **{n: found[n][chosen].numpy() for n in NAMES}}
     value = residual(
         {n: evidence[n].astype(float) for n in NAMES}, {n: exact[n].numpy() for n in NAMES}, scene.points[evidence["chosen"]]

@@ -5,13 +5,15 @@ phi >= z delta max_k d_k, so alpha <= o exp(-z^2 sigma delta max_k d_k) where th
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from surefoot.splatting.problem import Trained
-from surefoot.splatting.reference import edge_terms, hull_successors, shadows
+from surefoot.splatting.reference import Contributions, contributions, edge_terms, hull_successors, shadows
 
-__all__ = ["NEGLIGIBLE", "reaching", "seen_rows"]
+__all__ = ["NEGLIGIBLE", "Seen", "reaching", "see"]
 
 NEGLIGIBLE = 1e-14
 
@@ -37,8 +39,32 @@ def reaching(
     return torch.cat(found).sort().values
 
 
-def seen_rows(tensors: dict[str, Tensor], scene: Trained, view: Tensor, matrix: Tensor, pixels: Tensor) -> Tensor:
-    """`reaching` for a scene's own tensors, in float64."""
+class Seen(NamedTuple):
+    """What some pixels see of a scene: rows ``(M,)`` of the convexes that reach them, and their contributions without any threshold (their
+    `order` counts within `rows`)."""
+
+    rows: Tensor
+    exact: Contributions
+
+    def ruled(self, threshold: float, stop: float = 0.0) -> Contributions:
+        """The contributions by the renderer's rules."""
+        alpha = torch.where(self.exact.alpha >= threshold, self.exact.alpha, 0.0)
+        in_front = transmittances(alpha)
+        if stop > 0:
+            alpha = torch.where(in_front[:-1] >= stop, alpha, 0.0)
+            in_front = transmittances(alpha)
+        return self.exact._replace(alpha=alpha, in_front=in_front)
+
+
+def transmittances(alpha: Tensor) -> Tensor:
+    """In front of each of M layers ``(M, Q)``, and behind the last, ``(M + 1, Q)``."""
+    return torch.cumprod(torch.cat([alpha.new_ones(1, alpha.shape[1]), 1 - alpha]), dim=0)
+
+
+def see(tensors: dict[str, Tensor], scene: Trained, view: Tensor, matrix: Tensor, pixels: Tensor) -> Seen:
+    """What pixels ``(Q, 2)`` see of a scene whose `tensors` are in float64."""
     delta = tensors["log_delta"].exp() * scene.focal**2 / (matrix[0, 0] * matrix[1, 1])
-    opacity = torch.sigmoid(tensors["opacity_logit"])
-    return reaching(tensors["points"], delta, tensors["log_sigma"].exp(), opacity, view, matrix, pixels, scene.near)
+    geometry = (tensors["points"], delta, tensors["log_sigma"].exp(), torch.sigmoid(tensors["opacity_logit"]))
+    rows = reaching(*geometry, view, matrix, pixels, scene.near)
+    points, delta, sigma, opacity = (t[rows] for t in geometry)
+    return Seen(rows, contributions(points, delta, sigma, opacity, view, matrix, pixels, near=scene.near))

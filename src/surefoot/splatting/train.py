@@ -59,6 +59,7 @@ class TrainState(State):
     shown: float = 0.0
     judged: float = 0.0
     degenerate: int = 0
+    steepness: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,12 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
         random_background: another colour behind everything at each step, so that nothing is left open.
         threshold_first, threshold_until: contributions below `threshold_first` are not rendered at first; it falls to the settings'
             threshold over so many steps (geometrically). 0 starts there.
+        answer_threshold: the answer is shown, and judged, without contributions below it: its error bound falls with it. 0, or a larger one
+            than the settings' own, takes that.
         light: store the answer in half precision.
         judge_every: steps between looks at the held-out photos.
+        lpips: claim LPIPS of the judged photos (`perceptual`; its weights must be on this machine).
+        full_gradients: tell the norm of the full gradient (`full_gradient`) of the start and, from the last step on, of the end.
     """
 
     horizon: int = 1000  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -134,11 +139,14 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
     random_background: bool = False
     threshold_first: float = 0.0
     threshold_until: int = 0
+    answer_threshold: float = 0.0
     structure_weight: float = 0.2
     mask_weight: float = 5e-4
     settings: Settings = field(default_factory=Settings)
     light: bool = False
     judge_every: int = 50
+    lpips: bool = False
+    full_gradients: bool = False
     block: int = 10
     seed_evidence: int = 0
 
@@ -153,6 +161,8 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
             raise ValueError(
                 "expected split_share and opacity in (0, 1), sigma, delta and size positive (or 0, the start's own)"
             )
+        if not 0 <= self.answer_threshold < 1:
+            raise ValueError(f"answer_threshold is {self.answer_threshold}; expected 0 to 1")
         if not 0 < self.cool <= 1 or not 0 <= self.drop < 1 or not 0 <= self.threshold_first < 1:
             raise ValueError(
                 f"cool is {self.cool}, drop {self.drop}, threshold_first {self.threshold_first}; expected (0, 1], [0, 1) and [0, 1)"
@@ -174,6 +184,8 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
             image = self.shown(problem, state, index).numpy()
             state.before.append(torch.from_numpy(block_sums(image, problem.photos[index], problem.masks[index])[1]))
         state.judged = self._judge(problem, state)
+        if self.full_gradients:
+            state.steepness = self.full_gradient(problem, state)
         return state
 
     def step(self, problem: Capture, state: TrainState) -> TrainState:
@@ -183,11 +195,17 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
             self._densify(problem, state)
             if state.k % self.judge_every == 0 or state.k == self.horizon:
                 state.judged = self._judge(problem, state)
+            if self.full_gradients and state.k == self.horizon:
+                state.steepness = self.full_gradient(problem, state)
         return state
 
     def look(self, state: TrainState) -> Look:
         row = {"loss": state.loss, "photo_psnr": state.shown, "convexes": float(len(state.slope))}
-        return Look({**row, "held_out_psnr": state.judged} if math.isfinite(state.judged) else row)
+        if math.isfinite(state.judged):
+            row["held_out_psnr"] = state.judged
+        if self.full_gradients:
+            row["full_gradient"] = state.steepness
+        return Look(row)
 
     def answer(self, problem: Capture, state: TrainState) -> Trained:
         """In world units, float32; convexes that the mask removes are left out."""
@@ -204,14 +222,14 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
         arrays = halved(arrays) if self.light else {name: value.astype(np.float32) for name, value in arrays.items()}
         return Trained(
             **arrays, focal=problem.focal, near=NEAR * unit, background=np.asarray(problem.background, dtype=np.float32),
-            threshold=self.settings.threshold,
+            threshold=self._answered,
         )  # fmt: skip
 
     def certify(self, problem: Capture, state: TrainState) -> Certificate:
         from surefoot.splatting.certify import certify_scene
 
         return certify_scene(
-            problem, self.answer(problem, state), self.seed_evidence, [b.numpy() for b in state.before]
+            problem, self.answer(problem, state), self.seed_evidence, [b.numpy() for b in state.before], self.lpips
         )
 
     def _first(self, problem: Capture) -> dict[str, Tensor]:
@@ -262,6 +280,10 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
         height, width = problem.photos[index].shape[:2]
         return torch.from_numpy(view)[None], torch.from_numpy(problem.matrices[index])[None], (width, height)
 
+    @property
+    def _answered(self) -> float:
+        return min(self.answer_threshold or self.settings.threshold, self.settings.threshold)
+
     def _threshold(self, k: int) -> float:
         """Below it nothing is rendered in step k."""
         last = self.settings.threshold
@@ -296,7 +318,6 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
         train = problem.train
         epoch, place = divmod(state.k, len(train))
         index = train[int(state.streams.numpy("photos", epoch).permutation(len(train))[place])]
-        target = torch.from_numpy(problem.photos[index])
         leaves = {name: state.parameters[name].detach().requires_grad_() for name in NAMES}
         back = None
         if self.random_background:
@@ -304,20 +325,11 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
         shown, sigma = self._render(
             problem, leaves, index, state.k, back, self._threshold(state.k), self._dropped(state)
         )
-        image = shown.image[0]
         tone = state.exposure[index].clone().requires_grad_(self.exposure)
-        if self.exposure:
-            image = image @ tone[:, :3].T + tone[:, 3]
-        if (covered := problem.masks[index]) is not None:
-            weight = torch.from_numpy(covered)[..., None]
-            image, target = image * weight, target * weight
-        difference = (image - target).abs().mean()
-        loss = (1 - self.structure_weight) * difference + self.mask_weight * torch.sigmoid(leaves["mask_logit"]).mean()
-        if self.structure_weight > 0:
-            loss = loss + self.structure_weight * (1 - ssim(image, target))
+        loss, close = self._loss(problem, shown.image[0], tone, leaves["mask_logit"], index)
         loss.backward()
         with torch.no_grad():
-            state.loss, state.shown = float(loss), psnr(image, target)
+            state.loss, state.shown = float(loss), close
             visible = shown.status[0] == 0
             state.degenerate = int((shown.status[0] == 2).sum())
             assert sigma.grad is not None
@@ -328,6 +340,34 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
             if tone.grad is not None:
                 self._expose(problem, state, index, tone.grad)
         state.count(gradient=1)
+
+    def _loss(
+        self, problem: Capture, image: Tensor, tone: Tensor, mask_logit: Tensor, index: int
+    ) -> tuple[Tensor, float]:
+        """The loss of one photo's render, and its PSNR."""
+        target = torch.from_numpy(problem.photos[index])
+        if self.exposure:
+            image = image @ tone[:, :3].T + tone[:, 3]
+        if (covered := problem.masks[index]) is not None:
+            weight = torch.from_numpy(covered)[..., None]
+            image, target = image * weight, target * weight
+        difference = (image - target).abs().mean()
+        loss = (1 - self.structure_weight) * difference + self.mask_weight * torch.sigmoid(mask_logit).mean()
+        if self.structure_weight > 0:
+            loss = loss + self.structure_weight * (1 - ssim(image, target))
+        return loss, psnr(image.detach(), target)
+
+    def full_gradient(self, problem: Capture, state: TrainState) -> float:
+        """Norm of the gradient, in all raw parameters, of the mean loss over the training photos (nothing dropped, the own background)."""
+        leaves = {name: state.parameters[name].detach().requires_grad_() for name in NAMES}
+        for index in problem.train:
+            shown, _ = self._render(problem, leaves, index, state.k)
+            loss, _ = self._loss(problem, shown.image[0], state.exposure[index], leaves["mask_logit"], index)
+            (loss / len(problem.train)).backward()
+        state.count(gradient=len(problem.train))
+        return math.sqrt(
+            sum(float(leaf.grad.double().square().sum()) for leaf in leaves.values() if leaf.grad is not None)
+        )
 
     def _adam(self, state: TrainState, leaves: dict[str, Tensor]) -> None:
         rates, t = self._rates(state.k), state.k + 1
@@ -421,7 +461,7 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
     def shown(self, problem: Capture, state: TrainState, index: int) -> Tensor:
         """One photo as it is rendered now, ``(height, width, 3)``."""
         with torch.no_grad():
-            return self._render(problem, state.parameters, index, state.k)[0].image[0]
+            return self._render(problem, state.parameters, index, state.k, threshold=self._answered)[0].image[0]
 
     def _from_world(self, problem: Capture, scene: Trained) -> dict[str, Tensor]:
         unit = problem.unit

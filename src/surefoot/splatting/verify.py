@@ -11,6 +11,7 @@ from scipy.ndimage import correlate1d
 from surefoot.core.certificate import Claim
 from surefoot.core.verify import Check, Dossier, Verdict, compare, refute
 from surefoot.splatting.problem import Capture
+from surefoot.splatting.verify_perceptual import check_lpips
 from surefoot.splatting.verify_render import BruteForce, differences
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -27,7 +28,7 @@ def _judged(problem: Capture) -> tuple[int, ...]:
     return problem.test or problem.train[:1]
 
 
-def _images(dossier: Dossier) -> list[tuple[int, Array]]:
+def judged_images(dossier: Dossier) -> list[tuple[int, Array]]:
     """Photos' places and renders, of the right shape."""
     stored, out = dossier.evidence["renders.npz"], []
     places = _judged(dossier.problem)
@@ -52,7 +53,7 @@ def check_psnr(claim: Claim, dossier: Dossier) -> Verdict:
     for name, value in truth.items():
         if not np.array_equal(kept[name], value):
             return refute(claim, f"{name} in the evidence is not the capture's")
-    for index, image in _images(dossier):
+    for index, image in judged_images(dossier):
         mask = dossier.problem.masks[index]
         square = (image - dossier.problem.photos[index]) ** 2
         values.append(-10 * np.log10(square.mean() if mask is None else square[mask > 0].mean()))
@@ -76,7 +77,7 @@ def similarity(x: Array, y: Array) -> Array:
 def check_ssim(claim: Claim, dossier: Dossier) -> Verdict:
     """The mean of `similarity`, over photos."""
     values = []
-    for index, x in _images(dossier):
+    for index, x in judged_images(dossier):
         mask = dossier.problem.masks[index]
         found = similarity(x, dossier.problem.photos[index].astype(float))
         values.append(found.mean() if mask is None else found[mask > 0].mean())
@@ -108,7 +109,7 @@ def check_render_error(claim: Claim, dossier: Dossier) -> Verdict:
     """The exact model at the probes, against render and bound; then fresh pixels with the renderer's own threshold."""
     probes, worst = _probes(dossier), 0.0
     rng = np.random.default_rng(dossier.seed)
-    for number, (index, image) in enumerate(_images(dossier)):
+    for number, (index, image) in enumerate(judged_images(dossier)):
         chosen = probes["photo"] == number
         row, column, bound = (probes[name][chosen] for name in ("row", "column", "bound"))
         brute = _brute(dossier, index)
@@ -201,7 +202,7 @@ def check_gradient(claim: Claim, dossier: Dossier) -> Verdict:
 def _drawn(dossier: Dossier, before: Mapping[str, Any] | None = None) -> tuple[Array, Array, Array]:
     """PSNR and similarity of each draw of blocks, and the PSNR of `before`, sums of squared errors of each photo's blocks."""
     rng, found = np.random.default_rng(0), []
-    for number, (index, image) in enumerate(_images(dossier)):
+    for number, (index, image) in enumerate(judged_images(dossier)):
         photo, mask = dossier.problem.photos[index].astype(float), dossier.problem.masks[index]
         weight = np.ones(photo.shape[:2]) if mask is None else np.where(mask > 0, 1.0, 0.0)
         row, column = np.indices(photo.shape[:2]) // BLOCK
@@ -255,4 +256,5 @@ CHECKS: Mapping[str, Check] = {
     "psnr-low": check_psnr_low,
     "ssim-low": check_ssim_low,
     "gain": check_gain,
+    "lpips": check_lpips,
 }

@@ -49,6 +49,7 @@ from surefoot.training.drop_muon_distributed import average_gradients, shared_dr
 from surefoot.training.drop_muon_holding import MODES, Holding
 from surefoot.training.drop_muon_layers import layers_from_module
 from surefoot.training.drop_muon_sampling import (
+    LEAST_INCLUSION,
     Auto,
     Cutoffs,
     Independent,
@@ -85,8 +86,9 @@ class DropMuon(Optimizer):
         orthogonalise, ns_steps, ns_dtype: how the polar factor is computed, and its dtype (None: bfloat16 on a GPU, else the parameter's own).
         eps, betas: of Newton-Schulz and of AdamW.
         auxiliary_scale: see `lr`.
-        lr_compensation: c in lr_i = lr / P_i^c, for layers that are drawn rarely. None is 1 with "auto", where P_i = L_i / max L makes
-            lr / P_i the step that the layer's own smoothness allows (the optimum counts on it), else 0.
+        lr_compensation: c in lr_i = lr / max(P_i, 1/4)^c, for layers that are drawn rarely: with 1, the default, a layer moves as far on average
+            as in full Muon (and with "auto", where P_i = L_i / max L, by the step that its own smoothness allows), up to 4 lr a step; 0, as published, is in
+            effect a smaller rate, which is better only where lr is already as large as full Muon bears.
         mode: "freeze" switches ``requires_grad``; "inputs" leaves it alone, and ``optimizer.backward(loss)`` prunes the graph;
             "split" freezes, too, and runs the blocks of a `SplitSequential` before the first drawn layer without a graph.
         seed: of the draws.
@@ -397,8 +399,9 @@ class DropMuon(Optimizer):
         update(drawn, self.state, self._distribute)
 
     def _rate(self, p: Tensor, lr: float) -> float:
-        power = float(isinstance(self._schedule, Auto)) if self._compensation is None else self._compensation
-        return lr / max(float(self._distribution.inclusion[self._layer[p]]), 1e-12) ** power if power else lr
+        power = 1.0 if self._compensation is None else self._compensation
+        least = self._schedule.least_inclusion if isinstance(self._schedule, Auto) else LEAST_INCLUSION
+        return lr / max(float(self._distribution.inclusion[self._layer[p]]), least) ** power
 
     def update_operations(self, layer: int) -> float:
         """Floating-point operations of the matrix products in a layer's update: 5 Newton-Schulz steps of 2 n^2 (2 m + n) a piece, n <= m."""

@@ -32,7 +32,7 @@ class Options:
     weight_decay: float = 0.0
     """Decoupled weight decay, of drawn layers only."""
     lr_compensation: float | None = None
-    """c: layers that are drawn with probability P step by lr / P^c; default 1 with auto, else 0."""
+    """c: layers that are drawn with probability P step by lr / max(P, 1/4)^c; default 1, 0 is the published method."""
     norm: Literal["", "spectral", "sign", "euclidean", "adamw", "sgd"] = ""
     """The norm of every parameter's step; default spectral for matrices and kernels, AdamW for the rest."""
     scale: Literal["original", "match_rms_adamw", "none"] = "original"
@@ -183,7 +183,7 @@ CARD = System(
     presets={
         "default": Options(),
         "tour": Options(steps=60, audits=2),
-        "paper": Options(steps=600, batch=4000, lr=0.1, width=64, momentum=0.95),
+        "paper": Options(steps=600, batch=4000, lr=0.1, width=64, momentum=0.95, lr_compensation=0.0),
     },
     inputs=(
         InputSpec("data", "labelled images, or text", (".npz", ".gz", ".png", ".txt")),

@@ -14,7 +14,7 @@ from surefoot.numerics.spectral_matrix import as_matrix, dual_norm, newton_schul
 from surefoot.training.drop_muon import shape_scale
 from surefoot.training.drop_muon_costs import CostModel
 from surefoot.training.drop_muon_problem import LeastSquares, MuonTask
-from surefoot.training.drop_muon_sampling import predicted_ratio
+from surefoot.training.drop_muon_sampling import LEAST_INCLUSION, predicted_ratio
 
 if TYPE_CHECKING:
     from surefoot.training.drop_muon_method import DropMuonState, LeastSquaresMuon, LeastSquaresState, TrainMuon
@@ -124,7 +124,7 @@ def _audited(
                 continue
             before = parts["weights"][i].double().reshape(g.shape)
             moved = parts["after"][i].double().reshape(g.shape) - before
-            rate = method.lr / max(float(P[settings["layers"][i]]), 1e-12) ** method.compensation
+            rate = method.lr / max(float(P[settings["layers"][i]]), LEAST_INCLUSION) ** method.compensation
             wanted = _step(
                 method,
                 settings["norms"][i],

@@ -112,11 +112,21 @@ def _with_network(
         model = make()
         if not isinstance(model, torch.nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance] - it is the user's
             raise ValueError(f"the recipe returned a {type(model).__name__}; expected a torch.nn.Module")
-        out = model.eval()(x[:2])
+        try:
+            out = model.eval()(x[:2])
+        except Exception as error:  # whatever the user's own code raises
+            raise ValueError(
+                f"the model does not take inputs of shape {tuple(x[:2].shape)}: {type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(out, torch.Tensor) or out.ndim < 2:
+            raise ValueError(
+                f"the model returned {type(out).__name__}; expected a tensor of logits {(*y[:2].shape, classes)}"
+            )
         if out.shape[:-1] != y[:2].shape or out.shape[-1] < classes:
             raise ValueError(
                 f"the model gives {tuple(out.shape)} for two samples; expected {(*y[:2].shape, classes)} logits"
             )
+        _check_reached(model, out)
     else:
         network = "transformer" if y.ndim > 1 else options.network
         if y.ndim == 1 and network == "transformer":
@@ -132,6 +142,22 @@ def _with_network(
         if network == "transformer":
             layers = _blocks
     return MuonTask(make, x[:train], y[:train], x[train:], y[train:], identity, layers)
+
+
+def _check_reached(model: torch.nn.Module, out: torch.Tensor) -> None:
+    """Every trainable parameter must get a gradient: a layer that the loss does not reach cannot be drawn."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    if not named:
+        raise ValueError("no parameter of the model requires a gradient; call requires_grad_() on those to be trained")
+    found = [None] * len(named)
+    if out.requires_grad:
+        found = torch.autograd.grad(out.float().square().sum(), [p for _, p in named], allow_unused=True)
+    idle = [name for (name, _), g in zip(named, found, strict=True) if g is None]
+    if idle:
+        shown = ", ".join(idle[:6]) + (" ..." if len(idle) > 6 else "")
+        raise ValueError(
+            f"the loss does not reach the parameters {shown}: they get no gradient. Call requires_grad_(False) on them, or use them"
+        )
 
 
 def _blocks(model: Any) -> list[torch.nn.Module]:

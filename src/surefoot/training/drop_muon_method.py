@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from surefoot.core.certificate import Certificate
-from surefoot.core.method import Look, Method, State, transient
+from surefoot.core.method import Look, Method, State, Status, transient
 from surefoot.core.random import Streams
 from surefoot.training.drop_muon import DropMuon
 from surefoot.training.drop_muon_costs import CostModel, count_costs
@@ -36,6 +36,9 @@ class Arm:
 
     model: nn.Module
     optimizer: DropMuon
+
+
+DIVERGED = 1e4  # a cross-entropy beyond this is no training any more
 
 
 @dataclass(kw_only=True)
@@ -95,8 +98,8 @@ class TrainMuon(Method[MuonTask, DropMuonState, dict[str, Tensor]]):
 
     @property
     def compensation(self) -> float:
-        """c in lr / P^c."""
-        return float(self.sampling == "auto") if self.lr_compensation is None else self.lr_compensation
+        """c in lr / max(P, 1/4)^c."""
+        return 1.0 if self.lr_compensation is None else self.lr_compensation
 
     # ---- building ------------------------------------------------------------------------------------------------------
     def schedule(self, costs: list[float]) -> LayerSchedule:
@@ -242,7 +245,16 @@ class TrainMuon(Method[MuonTask, DropMuonState, dict[str, Tensor]]):
 
     def look(self, state: DropMuonState) -> Look:
         row = {"loss": state.loss, "work": state.work, "layers": float(np.mean(state.masks[-1]))}
-        return Look({**row, "full_loss": state.full_loss, "full_work": state.full_work} if self.compare else row)
+        row |= {"full_loss": state.full_loss, "full_work": state.full_work} if self.compare else {}
+        lost = [name for name in ("loss", "full_loss") if not row.get(name, 0.0) <= DIVERGED]
+        if lost:
+            whose = "the training" if lost[0] == "loss" else "full Muon beside it"
+            return Look(
+                row,
+                Status.DIVERGED,
+                f"{whose} diverged: its loss is {row[lost[0]]:.3g} at step {state.k} with lr {self.lr:g}; take a smaller one",
+            )
+        return Look(row)
 
     def answer(self, problem: MuonTask, state: DropMuonState) -> dict[str, Tensor]:
         return {name: v.clone() for name, v in state.weights.items()}

@@ -31,6 +31,7 @@ __all__ = [
 ]  # fmt: skip
 
 Array = np.ndarray[Any, np.dtype[Any]]
+LEAST_INCLUSION = 0.25  # a layer drawn more rarely still steps by lr over this at most
 
 
 @runtime_checkable
@@ -262,7 +263,7 @@ class Auto:
     costs: tuple[float, ...] | None = None
     rounds: int = 4
     suffix: bool = True
-    least_inclusion: float = 0.25
+    least_inclusion: float = LEAST_INCLUSION
     exact: bool = False
 
     def __post_init__(self) -> None:

@@ -222,7 +222,7 @@ CARD = System(
     domain="training",
     presets={
         "default": Options(),
-        "tour": Options(batches=(8, 32, 128, 512), probes=2, draws=100, repeats=6, trained=40),
+        "tour": Options(batches=(8, 32, 128, 512), probes=2, draws=100, repeats=6, most=40, trained=40),
         "paper": Options(curvature="hessian", steps=100, probes=8, rows=0),
     },
     inputs=(

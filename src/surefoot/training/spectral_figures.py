@@ -46,7 +46,8 @@ def _rates(rates: Rates) -> Figure:
     axis = canvas.subplots()
     axis.plot(rates.batch, rates.rate, color=BLUE, linewidth=1.8, label="predicted, local bound")
     linear = rates.rate[0] * rates.batch / rates.batch[0]
-    low, high = np.nanmin(rates.rate), np.nanmax(np.concatenate([rates.rate, rates.threshold, rates.trains]))
+    shown = np.concatenate([rates.rate, rates.threshold, rates.trains])
+    low, high = np.nanmin(shown), np.nanmax(shown)
     seen = linear <= 1.5 * high
     axis.plot(
         rates.batch[seen], linear[seen], color=GREY, linestyle=":", linewidth=1.2, label="linear in the batch size"

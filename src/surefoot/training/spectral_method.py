@@ -264,7 +264,12 @@ def growth_threshold(problem: Curvature, rows: Tensor, start: Tensor, guess: flo
 def _gradient(problem: Curvature, rows: Tensor, dtype: torch.dtype = torch.float64) -> Any:
     flat, losses = Network(copy.deepcopy(problem.model).to(dtype)), problem.losses
     x, y = (everywhere(lambda t: t.to(dtype) if t.is_floating_point() else t, part) for part in problem.part(rows))
-    return torch.func.grad(lambda w: losses(flat(w, x), y).mean())
+
+    def gradient(w: Tensor) -> Tensor:
+        w = w.detach().requires_grad_()
+        return torch.autograd.grad(losses(flat(w, x), y).mean(), w)[0]
+
+    return gradient
 
 
 def still_trains(problem: Curvature, size: int, rate: float, streams: Streams) -> bool:

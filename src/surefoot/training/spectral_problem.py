@@ -15,7 +15,7 @@ from surefoot.numerics.autodiff import hvp
 from surefoot.records.fingerprint import fingerprint
 from surefoot.training.spectral_rows import Network, count, everywhere, leaves, take
 
-__all__ = ["CRITERIA", "Curvature", "Plan", "Rates", "row_losses"]
+__all__ = ["CRITERIA", "Curvature", "Plan", "Rates", "refuse_mixing", "row_losses"]
 
 Kind = Literal["ggn", "hessian"]
 Criterion = Callable[[Tensor, Any], Tensor]
@@ -269,6 +269,17 @@ class Rates:
 
 
 # ---- the border -------------------------------------------------------------------------------------------------
+def refuse_mixing(model: nn.Module) -> None:
+    """Refuse, by name, modules in whose present mode a row's output depends on the other rows, or on chance."""
+    for name, module in model.named_modules():
+        own_statistics = isinstance(module, MIXING[0]) and module.running_mean is None
+        if isinstance(module, MIXING) and (module.training or own_statistics):
+            raise ValueError(
+                f"module {name!r} ({type(module).__name__}) is in train mode or keeps no statistics: a batch's curvature is then no mean over its rows. "
+                "Call model.eval(); batch normalisation needs running statistics"
+            )
+
+
 def _check_model(problem: Curvature) -> None:
     model = problem.model
     trained = {k: p for k, p in model.named_parameters() if p.requires_grad}
@@ -277,13 +288,7 @@ def _check_model(problem: Curvature) -> None:
     for name, values in model.state_dict().items():
         if values.is_floating_point() and not bool(torch.isfinite(values).all()):
             raise ValueError(f"the weights {name!r} hold NaN or infinite numbers: did the training diverge?")
-    for name, module in model.named_modules():
-        own_statistics = isinstance(module, MIXING[0]) and module.running_mean is None
-        if isinstance(module, MIXING) and (module.training or own_statistics):
-            raise ValueError(
-                f"module {name!r} ({type(module).__name__}) is in train mode or keeps no statistics: a batch's curvature is then no mean over its rows. "
-                "Call model.eval(); batch normalisation needs running statistics"
-            )
+    refuse_mixing(model)
     _check_rows(problem, trained)
 
 

@@ -39,7 +39,8 @@ CONDITION = 1600.0  # "steady": L / mu; Nesterov's momentum is then 0.951
 DECAYING, HELD = 0.9, 0.6  # "steady": the rate times L where the rate decays in the end, and where it never does
 MARGIN = 0.3  # "steady" without Nesterov's switch: part of the stable rate
 HALF, LEAST = 0.5, 0.05  # part of the epochs from which on the rate falls linearly; of the rate, at least
-ROWS, KICK = 32, 0.3  # curvature rows at least; the random part of a later start, against the last top vector
+WARM = 0.5  # part of the Lanczos steps that a start from the last top vector needs
+ROWS, KICK = 32, 0.1  # curvature rows at least; the random part of a later start, against the last top vector
 DOMINANT = 0.5  # weight above which a Ritz value is the spike of flat directions
 
 
@@ -131,7 +132,7 @@ class CurvatureScheduler:
             falls there are none.
         warmup: epochs before the first one.
         rows: of the curvature batch; None takes those of a training batch, at least 32.
-        steps: Lanczos steps; two thirds of them for "steady" once there is a top vector to start from.
+        steps: Lanczos steps; half of them for "steady" once there is a top vector to start from.
         typical: "spectrum" only: rule of `typical_curvature`.
         kind: "hessian" or "ggn".
         population: N of the training data; None takes the number of rows given.
@@ -246,7 +247,7 @@ class CurvatureScheduler:
         steps = self.steps
         if self.policy == "steady" and self._top is not None:
             start = self._top + KICK * start / torch.linalg.vector_norm(start)
-            steps = max(2, 2 * steps // 3)
+            steps = max(2, math.ceil(WARM * steps))
         try:
             run = lanczos(operator, start, steps)
         except RuntimeError as error:  # a module without second derivatives

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from surefoot.training import spectral_law as law
 from surefoot.training.curvature import CurvatureOperator, directional_variance, top_eigenpairs
-from surefoot.training.spectral_problem import Criterion, Curvature, Kind, row_losses
+from surefoot.training.spectral_problem import Criterion, Curvature, Kind, refuse_mixing, row_losses
 from surefoot.training.spectral_rows import Network, count, everywhere, split_batch
 
 __all__ = ["BatchEdges", "StreamOperator", "batch_edges"]
@@ -42,7 +42,7 @@ class StreamOperator:
 
     Raises:
         ValueError: an empty loader, one that can be gone through once only, passes that differ (``drop_last`` with shuffling, random augmentation), losses that are not
-            finite or no loss a row.
+            finite or no loss a row, batch normalisation or dropout in train mode.
 
     Example:
         >>> net = torch.nn.Linear(2, 1)
@@ -59,6 +59,7 @@ class StreamOperator:
             raise ValueError(
                 "the loader can be gone through once only; every product needs a pass, so give a DataLoader or a list of batches"
             )
+        refuse_mixing(model)
         self.model, self.loader, self.losses, self.split = model, loader, row_losses(criterion), split
         self.criterion, self.ridge = criterion, ridge
         self.kind: Kind = kind

@@ -400,7 +400,7 @@ def step(claim: Claim, dossier: Dossier) -> Verdict:
             if np.abs(g).max() <= 1e-6 * largest:
                 continue
             X = before[part].astype(float).reshape(g.shape)
-            wanted = _wanted(run, i, g, X, M, V, n + 1, lr / max(float(P[run.layers[i]]), 1e-12) ** compensation)
+            wanted = _wanted(run, i, g, X, M, V, n + 1, lr / max(float(P[run.layers[i]]), LEAST_SHARE) ** compensation)
             moved = after[part].astype(float).reshape(g.shape) - X
             length = float(np.linalg.norm(wanted))
             error = float(np.linalg.norm(moved - wanted)) / length if length > 0 else float(np.linalg.norm(moved) > 0)
