@@ -9,6 +9,8 @@ from harness import Bench, Side
 
 HERE = Path(__file__).resolve().parent
 OURS = Side("surefoot", HERE / "ours.py")
+GPU = Side("surefoot", HERE / "gpu.py")
+GSPLAT = Side("gsplat", HERE / "gpu.py", label="as many Gaussians")
 TOY = Side("surefoot", HERE / "toy.py")
 TRAINING = Side("surefoot", HERE / "training.py")
 DENSE = Side("reference", HERE / "dense.py", label="float64, autograd; four rows, scaled to all")
@@ -84,4 +86,33 @@ def main(bench: Bench) -> None:
             says="48 x 48 grey shapes over black, one start for all, Adam, 1,500 steps: best PSNR in dB. A Gaussian fits a Gaussian exactly.",
             columns=["case", "1 Gaussian", "8 Gaussians", "1 convex, K = 3", "1 convex, K = 6"],
         )  # fmt: skip
-    bench.note("the peers on a GPU (gsplat, the published code) need nvcc and are not run here")
+    if bench.wants("gpu"):
+        on_gpu(bench, data)
+
+
+def on_gpu(bench: Bench, data: Path | None) -> None:
+    """A million convexes on CUDA; says so where there is none."""
+    import torch
+    from gpu import importable
+
+    if not torch.cuda.is_available():
+        bench.note(
+            "case gpu is skipped here: no CUDA device; gsplat, taichi-splatting, gswarp and the published code need one, too"
+        )
+        return
+    file = data / "convex-splatting" / "garden_points.npz" if data else None
+    asked = {
+        "data": str(file) if file and file.is_file() else "", "number": 50_000 if bench.quick else 1_000_000, "device": "cuda", "times": 20,
+    }  # fmt: skip
+    name = "garden points" if asked["data"] else "generated room"
+    rows = bench.paired([GPU], [{**asked, "case": name, "what": "convexes"}], repeats=3)
+    if importable("gsplat"):
+        rows += bench.paired([GSPLAT], [{**asked, "case": name, "what": "Gaussians"}], repeats=3)
+    else:
+        bench.note("gsplat cannot be imported in this environment, so it is not beside the convexes on the GPU")
+    device = torch.cuda.get_device_name()
+    bench.table(
+        "On a GPU", [{**row, **row["value"]} for row in rows],
+        says=f"{device}, 980 x 545: median_s is forward and backward; the image is within largest_difference_from_cpu of the CPU's.",
+        columns=["case", "side", "label", "primitives", "pairs", "forward_s", "median_s", "largest_difference_from_cpu"],
+    )  # fmt: skip

@@ -223,7 +223,9 @@ def test_no_pixel_is_farther_from_the_exact_image_than_its_bound():
 
     @settings(max_examples=15, deadline=None)
     @given(
-        scenes(most=60, hardness=(0.3, 4.0, 40.0)), st.sampled_from((1 / 255, 0.02, 0.1)), st.sampled_from((1e-4, 0.05))
+        scenes(most=60, hardness=(0.3, 4.0, 40.0, 400.0)),
+        st.sampled_from((0.0, 1 / 255, 0.1)),
+        st.sampled_from((1e-4, 0.05)),
     )
     def check(c, threshold, stop):
         tensors, chosen = [t.float() for t in c.tensors()], Settings(threshold=threshold, stop=stop)

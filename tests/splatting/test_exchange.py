@@ -18,6 +18,7 @@ from surefoot.splatting.exchange import (
     ConvexSet,
     gaussians,
     hull_meshes,
+    hull_triangles,
     read_convexes,
     write_convexes,
     write_gaussians,
@@ -135,6 +136,30 @@ def test_hulls_close_and_have_their_volume() -> None:
     edges = np.sort(faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
     assert (np.unique(edges, axis=0, return_counts=True)[1] == 2).all()
     assert colors[0].tolist() == [128, 128, 128, 51]
+
+
+@pytest.mark.parametrize("corners", [4, 6, 9, 16, 20])
+def test_hulls_found_all_at_once_are_scipys(corners: int) -> None:
+    """Volume and area of each, and closed; among them points on a grid (many in a plane) and points inside others' hulls."""
+    from scipy.spatial import ConvexHull
+
+    rng = np.random.default_rng(corners)
+    points = rng.standard_normal((40, corners, 3))
+    points[10:20] = np.round(1.5 * points[10:20])
+    points[20:30, -1] = points[20:30, :-1].mean(axis=1)
+    owners, triangles = hull_triangles(points)
+    assert (np.diff(owners) >= 0).all()
+    for n, own in enumerate(points):
+        faces = triangles[owners == n]
+        if np.linalg.matrix_rank(own - own[0]) < 3:
+            continue
+        at = own[faces]
+        normal = np.cross(at[:, 1] - at[:, 0], at[:, 2] - at[:, 0])
+        hull = ConvexHull(own)
+        assert np.isclose(np.einsum("ij,ij->", at[:, 0], normal) / 6, hull.volume)
+        assert np.isclose(np.linalg.norm(normal, axis=1).sum() / 2, hull.area)
+        edges = np.sort(faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
+        assert (np.unique(edges, axis=0, return_counts=True)[1] == 2).all()
 
 
 def test_flat_convexes_become_polygons_and_lines_nothing() -> None:

@@ -12,6 +12,7 @@ References:
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -27,6 +28,7 @@ __all__ = [
     "ConvexSet",
     "gaussians",
     "hull_meshes",
+    "hull_triangles",
     "read_convexes",
     "read_published",
     "write_convexes",
@@ -38,6 +40,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 VERSION = 1
 SH0 = 0.28209479177387814  # the constant spherical harmonic, 1 / (2 sqrt(pi))
 MOST = 0.99  # opacity a Gaussian renderer can still show
+MOST_AT_ONCE = 16  # points of a convex whose faces are looked for among all triples
 FLAT = 1e-3  # a flat convex's third axis, relative to its second
 AXES = "xyz"
 
@@ -244,22 +247,56 @@ def hull_meshes(convexes: ConvexSet, least_opacity: float = 0.0) -> tuple[Array,
         vertices ``(V, 3)``, triangles ``(F, 3)`` turned outwards, and colours ``(V, 4)`` 8-bit with the opacity as the fourth. A flat
         convex becomes its polygon, seen from both sides; one without an area is left out.
     """
-    vertices, faces, colors = [], [], []
-    at = 0
-    shades = np.round(255 * np.column_stack([convexes.colors, convexes.opacity])).astype(np.uint8)
-    for i in np.flatnonzero(convexes.opacity >= least_opacity):
-        points = convexes.points[i].astype(float)
-        triangles = _hull(points)
-        if triangles is None:
-            continue
-        used, places = np.unique(triangles, return_inverse=True)
-        vertices.append(points[used])
-        faces.append(places.reshape(-1, 3) + at)
-        colors.append(np.repeat(shades[i : i + 1], len(used), axis=0))
-        at += len(used)
-    if not vertices:
-        return np.zeros((0, 3)), np.zeros((0, 3), dtype=int), np.zeros((0, 4), dtype=np.uint8)
-    return np.concatenate(vertices), np.concatenate(faces), np.concatenate(colors)
+    chosen = np.flatnonzero(convexes.opacity >= least_opacity)
+    points = convexes.points[chosen].astype(float)
+    owners, triangles = hull_triangles(points)
+    used = np.zeros(points.shape[:2], dtype=bool)
+    used[owners[:, None], triangles] = True
+    place = np.cumsum(used.ravel()).reshape(used.shape) - 1
+    shades = np.round(255 * np.column_stack([convexes.colors, convexes.opacity])).astype(np.uint8)[chosen]
+    return points[used], place[owners[:, None], triangles], np.repeat(shades, used.sum(axis=1), axis=0)
+
+
+def hull_triangles(points: Array) -> tuple[Array, Array]:
+    """Triangles of the hulls of ``(N, K, 3)``: whose they are ``(F,)``, in order, and their corners' places ``(F, 3)``, turned outwards.
+
+    Three points are a face iff all others lie strictly on one side of their plane, which is tried for all at once. Convexes with four
+    points in a plane (to a millionth) go through `_hull` one by one: a flat one gets both sides of its polygon, one without an area
+    none.
+    """
+    if points.shape[1] > MOST_AT_ONCE:
+        each = [_hull(part) for part in points]
+        found = [(n, part) for n, part in enumerate(each) if part is not None]
+        owners = [np.full(len(part), n) for n, part in found]
+        return np.concatenate([np.zeros(0, dtype=int), *owners]), np.concatenate(
+            [np.zeros((0, 3), dtype=int), *(part for _, part in found)]
+        )
+    triples = np.array(list(itertools.combinations(range(points.shape[1]), 3)))
+    owners, faces = [np.zeros(0, dtype=int)], [np.zeros((0, 3), dtype=int)]
+    step = max(1, 4_000_000 // (len(triples) * points.shape[1]))
+    for begin in range(0, len(points), step):
+        part = points[begin : begin + step]
+        corners = part[:, triples]  # (n, T, 3, 3)
+        normal = np.cross(corners[:, :, 1] - corners[:, :, 0], corners[:, :, 2] - corners[:, :, 0])
+        side = np.einsum("ntd,nkd->ntk", normal, part) - np.einsum("ntd,ntd->nt", normal, corners[:, :, 0])[:, :, None]
+        others = np.ones((len(triples), points.shape[1]), dtype=bool)
+        others[np.arange(len(triples))[:, None], triples] = False
+        extent = np.ptp(part, axis=1).max(axis=1)[:, None, None]
+        close = (np.abs(side) <= 1e-6 * np.linalg.norm(normal, axis=2)[:, :, None] * extent) & others
+        above, below = ((~others | ~(sign * side < 0)).all(axis=2) for sign in (1, -1))
+        special = ((above | below) & (close.any(axis=2) | (points.shape[1] == 3))).any(axis=1) | (extent[:, 0, 0] == 0)
+        i, t = np.nonzero((above | below) & ~special[:, None])
+        found = triples[t]
+        turned = above[i, t]
+        found[turned] = found[turned][:, ::-1]
+        single = [(n, _hull(part[n])) for n in np.flatnonzero(special)]
+        slow = [(n, triangles) for n, triangles in single if triangles is not None]
+        whose = np.concatenate([i, *(np.full(len(triangles), n) for n, triangles in slow)])
+        found = np.concatenate([found, *(triangles for _, triangles in slow)])
+        order = np.argsort(whose, kind="stable")
+        owners.append(begin + whose[order])
+        faces.append(found[order])
+    return np.concatenate(owners), np.concatenate(faces)
 
 
 def _hull(points: Array) -> Array | None:
@@ -325,48 +362,50 @@ def gaussians(convexes: ConvexSet) -> Gaussians:
     that exceeds 0.99, o' = 0.99 and the covariance grows by 2 o / 0.99, which keeps the mass. Flat convexes take the moments of
     their polygon (which is its own shadow). The smoothness is not accounted for.
     """
-    count = len(convexes.points)
-    means, scales, turns = np.zeros((count, 3)), np.zeros((count, 3)), np.zeros((count, 4))
-    for i, points in enumerate(convexes.points.astype(float)):
-        means[i], cover = _moments(points)
-        size, axes = np.linalg.eigh(cover)
-        size = np.sqrt(np.maximum(size, 0.0))
-        size = np.maximum(size, FLAT * max(size[1], FLAT * size[2], 1e-12))
-        if np.linalg.det(axes) < 0:
-            axes[:, 0] = -axes[:, 0]
-        scales[i], turns[i] = size, _quaternion(axes)
+    from scipy.spatial.transform import Rotation
+
+    means, covers = _moments(convexes.points.astype(float))
+    size, axes = np.linalg.eigh(covers)
+    size = np.sqrt(np.maximum(size, 0.0))
+    size = np.maximum(size, FLAT * np.maximum(size[:, 1:2], np.maximum(FLAT * size[:, 2:], 1e-12)))
+    axes[np.linalg.det(axes) < 0, :, 0] *= -1
+    turns = Rotation.from_matrix(axes).as_quat(canonical=True)[:, [3, 0, 1, 2]] if len(axes) else np.zeros((0, 4))
     wanted = 2.0 * convexes.opacity
-    scales *= np.sqrt(np.maximum(1.0, wanted / MOST))[:, None]
-    return Gaussians(means, scales, turns, np.minimum(wanted, MOST))
+    size *= np.sqrt(np.maximum(1.0, wanted / MOST))[:, None]
+    return Gaussians(means, size, turns, np.minimum(wanted, MOST))
 
 
 def _moments(points: Array) -> tuple[Array, Array]:
-    """Mean of the hull and covariance of the matching Gaussian (before its opacity is clipped)."""
-    triangles = _hull(points)
-    if triangles is None:
-        return points.mean(axis=0), np.cov(points.T, bias=True)
-    middle = points.mean(axis=0)
-    corners = points[triangles] - middle
+    """Means of the hulls ``(N, 3)`` and covariances ``(N, 3, 3)`` of the matching Gaussians (before their opacities are clipped)."""
+    middle = points.mean(axis=1)
+    offset = points - middle[:, None]
+    owners, triangles = hull_triangles(points)
+    corners = offset[owners[:, None], triangles]
     normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     volumes = np.einsum("ij,ij->i", corners[:, 0], normal) / 6.0
-    flat = volumes.sum() <= 1e-12 * np.abs(corners).max() ** 3
-    if flat:  # triangles of area a: second moment a/12 (sum v v' + s s')
-        weights, order, grow = np.linalg.norm(normal, axis=1) / 2.0, 12.0, 1.0
-    else:  # tetrahedra with the middle: volume / 20 (sum v v' + s s')
-        weights, order, grow = volumes, 20.0, 1.25
-    total = weights.sum()
+
+    def total(values: Array) -> Array:
+        """Sums over the triangles of each convex."""
+        out = np.zeros((len(points), *values.shape[1:]))
+        first, starts = np.unique(owners, return_index=True)
+        if len(first):
+            out[first] = np.add.reduceat(values, starts, axis=0)
+        return out
+
+    flat = total(volumes) <= 1e-12 * np.abs(offset).max(axis=(1, 2), initial=0.0) ** 3
+    # triangles of area a: second moment a/12 (sum v v' + s s'); tetrahedra with the middle: volume / 20 (sum v v' + s s')
+    weights = np.where(flat[owners], np.linalg.norm(normal, axis=1) / 2.0, volumes)
+    order, parts, grow = np.where(flat, 12.0, 20.0), np.where(flat, 3.0, 4.0), np.where(flat, 1.0, 1.25)
+    whole = total(weights)
+    empty = whole <= 0
+    whole = np.where(empty, 1.0, whole)
     sums = corners.sum(axis=1)
-    mean = (weights[:, None] * sums).sum(axis=0) / ((3.0 if flat else 4.0) * total)
-    second = np.einsum("i,ikj,ikl->jl", weights, corners, corners) + np.einsum("i,ij,il->jl", weights, sums, sums)
-    return middle + mean, grow * (second / (order * total) - np.outer(mean, mean))
-
-
-def _quaternion(turn: Array) -> Array:
-    """Unit quaternion (w, x, y, z) of a rotation matrix, w >= 0."""
-    from scipy.spatial.transform import Rotation
-
-    x, y, z, w = Rotation.from_matrix(turn).as_quat(canonical=True)
-    return np.array([w, x, y, z])
+    mean = total(weights[:, None] * sums) / (parts * whole)[:, None]
+    inner = np.einsum("ikj,ikl->ijl", corners, corners) + sums[:, :, None] * sums[:, None, :]
+    second = total(weights[:, None, None] * inner) / (order * whole)[:, None, None]
+    cover = grow[:, None, None] * (second - mean[:, :, None] * mean[:, None, :])
+    cover[empty] = np.einsum("nki,nkj->nij", offset, offset)[empty] / points.shape[1]
+    return middle + mean, cover
 
 
 def write_gaussians(path: Path, convexes: ConvexSet) -> None:

@@ -32,11 +32,11 @@ log = logging.getLogger(__name__)
 Array = np.ndarray[Any, np.dtype[Any]]
 ARRAYS = ("points", "log_delta", "log_sigma", "opacity_logit", "sh0", "sh_rest")
 FRAMES, FRAME_WIDTH = 12, 320
-FEW = 3000  # convexes whose hulls and Gaussians are written without being asked
+FEW = 50_000  # convexes whose hulls and Gaussians are written without being asked: about a second
 
 
 def write_scene(scene: Trained, problem: Capture, folder: Path) -> None:
-    """`convexes.safetensors` and `camera.json` (read back), and for other programs `convexes.ply`, `turn.gif`, and for up to 3,000
+    """`convexes.safetensors` and `camera.json` (read back), and for other programs `convexes.ply`, `turn.gif`, and for up to 50,000
     convexes `gaussians.ply` and `hulls.glb` (`write_for_others` writes them for any number). A picture is also drawn as `picture.svg`,
     and does not turn."""
     from safetensors.numpy import save

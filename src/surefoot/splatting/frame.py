@@ -255,7 +255,7 @@ def _sums_of_strips(
     upstream = [frame.to_strips(d_image[..., c], 0.0) for c in range(3)]
     upstream.append(frame.to_strips(d_left, 0.0))
     jobs = len(ended) // frame.each
-    sums = torch.empty(jobs, 2 * corners, launcher.shading.lanes, device=d_left.device)
+    sums = torch.empty(jobs, 3 * corners, launcher.shading.lanes, device=d_left.device)
     slots = torch.zeros(len(frame.ids), 3 * corners + 6, device=d_left.device)
     left = ended.clone()
     shared = [
@@ -301,7 +301,8 @@ def _sums_of_blocks(
 def error_bound(
     frame: Frame, colors: Tensor, background: Tensor, left: Tensor, missed: Tensor, listed: float
 ) -> Tensor:
-    """Range of the colours times what was left out: alpha T of skipped samples, T where a pixel stopped, alpha of unlisted convexes."""
+    """Range of the colours times what was left out (alpha T of skipped samples, T where a pixel stopped, alpha of unlisted convexes) and
+    what rounding to float32 may have moved alpha."""
     launcher, p = frame.launcher, frame.prepared
     wp, array, cameras = launcher.wp, launcher.array, len(background)
     tiles = torch.zeros(cameras * frame.across * frame.down, device=left.device)

@@ -17,6 +17,7 @@ import warp as wp
 wp.set_module_options({"enable_backward": False})
 
 CLAMP = wp.constant(0.99)
+ROUNDING = wp.constant(2.4e-7)  # four roundings to float32, in the error bound
 
 
 def shading(lanes: int) -> Any:
@@ -83,8 +84,33 @@ def shading(lanes: int) -> Any:
         top = V(-3.0e38)
         for k in range(m):
             e = edges[g, k]
-            top = wp.max(top, x * e[0] + V(e[1] * y + e[2]))
+            d = x * e[0] + V(e[1] * y + e[2])
+            for lane in range(LANES):
+                top[lane] = wp.where(d[lane] > top[lane], d[lane], top[lane])  # wp.max minds NaN, lane by lane
         return top
+
+    @wp.func
+    def rounding_of(edges: wp.array2d(dtype=wp.vec3), g: int, m: int, x: V, y: float, extent: float):
+        """The largest sum of the sizes of d_k's terms, and of what its corners, known to a rounding of the image's extent, can move it."""
+        most = V(0.0)
+        for k in range(m):
+            e = edges[g, k]
+            rest = wp.abs(e[1] * y) + wp.abs(e[2]) + (wp.abs(e[0]) + wp.abs(e[1])) * extent
+            for lane in range(LANES):
+                size = wp.abs(e[0] * x[lane]) + rest
+                most[lane] = wp.where(size > most[lane], size, most[lane])
+        return most
+
+    @wp.func
+    def lowest_of(x: V):
+        """The least lane."""
+        least = x
+        for half in range(LANES // 2):
+            least[half] = wp.where(x[half + LANES // 2] < x[half], x[half + LANES // 2], x[half])
+        out = least[0]
+        for lane in range(1, LANES // 2):
+            out = wp.where(least[lane] < out, least[lane], out)
+        return out
 
     @wp.func
     def spread(edges: wp.array2d(dtype=wp.vec3), g: int, m: int, x: V, y: float, top: V, a: float):
@@ -147,6 +173,7 @@ def shading(lanes: int) -> Any:
         tx = t % across
         per_row = strips // tile
         alive = int(each)
+        paper = wp.where(published == 1, 1.0, 0.0)
         for p in range(starts[t], starts[t + 1]):
             if alive == 0:
                 break
@@ -170,10 +197,10 @@ def shading(lanes: int) -> Any:
                 for lane in range(LANES):
                     x[lane] = x0 + float(lane)
                 top = highest(edges, g, m, x, y)
-                if bounding == 0 and wp.min(top) * a * s > limit:
+                if bounding == 0 and lowest_of(top) * a * s > limit:
                     continue
                 T = left[at]
-                if wp.max(T) <= 0.0:
+                if lowest_of(-T) >= 0.0:
                     continue
                 total = spread(edges, g, m, x, y, top, a)
                 inside = inside_of(top * a + logarithm(total), s)
@@ -187,11 +214,11 @@ def shading(lanes: int) -> Any:
                     seen = wp.where(value >= tau, value, 0.0)
                     lost[lane] = (value - seen) * T[lane]
                     rest = T[lane] - T[lane] * seen
-                    stops = seen > 0.0 and rest < stop
-                    drop = stops and published == 1
-                    seen = wp.where(drop, 0.0, seen)
-                    rest = wp.where(drop, T[lane], rest)
-                    after[lane] = wp.where(stops, -rest, rest)
+                    ends = wp.where(rest < stop, seen, 0.0)  # no `and`: it would branch, lane by lane
+                    drops = ends * paper
+                    seen = wp.where(drops > 0.0, 0.0, seen)
+                    rest = wp.where(drops > 0.0, T[lane], rest)
+                    after[lane] = wp.where(ends > 0.0, -rest, rest)
                     alpha[lane] = seen * T[lane]
                     latest[lane] = wp.where(seen > 0.0, p + 1, latest[lane])
                 color = colors[g]
@@ -201,8 +228,12 @@ def shading(lanes: int) -> Any:
                 left[at] = after
                 last[at] = latest
                 if bounding == 1:
+                    off = rounding_of(edges, g, m, x, y, float(across * tile)) * (ROUNDING * q[2] * s * a)
+                    for lane in range(LANES):
+                        slip = wp.min(off[lane] * inside[lane] * (1.0 - inside[lane]), 1.0)
+                        lost[lane] = lost[lane] + wp.where(T[lane] > 0.0, T[lane], 0.0) * slip
                     missed[at] = missed[at] + lost
-                if wp.max(after) <= 0.0:
+                if lowest_of(-after) >= 0.0:
                     alive -= 1
 
     @wp.kernel(enable_backward=False, module="unique")
@@ -238,7 +269,8 @@ def shading(lanes: int) -> Any:
     ):
         """Back to front. `red`, `green`, `blue` hold the colour behind (at first the background), `clear` the transmittance behind
         (at first 1), `left` the transmittance in front of what is behind (at first at the end); all are used up. A pair's slot
-        receives, for each edge, the sums of dL/dd (x, y, 1), then of colour, opacity, z sigma, z delta."""
+        receives, for each edge, the sums of dL/dd (x, y, 1), then of colour, opacity, z sigma, z delta. A job's row of `sums` holds, for
+        each edge, those over strips of dL/dd (1, y), and, last, exp(a (d_k - top)) of the strip at hand."""
         job = wp.tid() + first
         groups = strips // each
         t = job // groups
@@ -247,6 +279,9 @@ def shading(lanes: int) -> Any:
         tx = t % across
         per_row = strips // tile
         points = edges.shape[1]
+        most = wp.where(
+            published == 1, 2.0, float(CLAMP)
+        )  # a clamped alpha has no gradient, except in the published code
         until = int(0)
         for strip in range(begin, begin + each):
             until = wp.max(until, wp.max(last[t * strips + strip]))
@@ -289,17 +324,23 @@ def shading(lanes: int) -> Any:
                 for lane in range(LANES):
                     x[lane] = x0 + float(lane)
                 top = highest(edges, g, m, x, y)
-                if wp.min(top) * a * s > q[3]:
+                if lowest_of(top) * a * s > q[3]:
                     continue
-                total = spread(edges, g, m, x, y, top, a)
+                total = V(0.0)
+                for k in range(m):
+                    e = edges[g, k]
+                    power = exponential((x * e[0] + V(e[1] * y + e[2]) - top) * a)
+                    sums[job, 2 * points + k] = power
+                    total = total + power
                 phi = top * a + logarithm(total)
                 inside = inside_of(phi, s)
                 alpha = V()
                 latest = last[at]
                 for lane in range(LANES):
                     value = wp.min(CLAMP, o * inside[lane])
-                    alpha[lane] = wp.where(p < latest[lane] and value >= tau, value, 0.0)
-                if wp.max(alpha) == 0.0:
+                    value = wp.where(value >= tau, value, 0.0)
+                    alpha[lane] = wp.where(p < latest[lane], value, 0.0)
+                if lowest_of(-alpha) == 0.0:
                     continue
                 touched = 1
                 kept = V(1.0) - alpha
@@ -328,8 +369,8 @@ def shading(lanes: int) -> Any:
                 blue[at] = alpha * color[2] + wp.cw_mul(kept, bl)
                 clear[at] = wp.cw_mul(kept, cl)
                 for lane in range(LANES):
-                    free = alpha[lane] > 0.0 and (published == 1 or o * inside[lane] <= CLAMP)
-                    change[lane] = wp.where(free, change[lane], 0.0)
+                    free = wp.where(o * inside[lane] <= most, change[lane], 0.0)
+                    change[lane] = wp.where(alpha[lane] > 0.0, free, 0.0)
                 sum_o = sum_o + wp.cw_mul(change, inside)
                 d_u = wp.cw_mul(change, wp.cw_mul(inside, inside) - inside) * o
                 sum_s = sum_s + wp.cw_mul(d_u, phi)
@@ -337,7 +378,7 @@ def shading(lanes: int) -> Any:
                 for k in range(m):
                     e = edges[g, k]
                     d = x * e[0] + V(e[1] * y + e[2])
-                    share = wp.cw_mul(d_phi, exponential((d - top) * a))
+                    share = wp.cw_mul(d_phi, sums[job, 2 * points + k])
                     sum_a = sum_a + wp.cw_mul(share, d)
                     share = share * a
                     sums[job, 2 * k] = sums[job, 2 * k] + share
