@@ -13,8 +13,10 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from surefoot.records.files import UnsafeFileError
 from surefoot.training.curvature import CurvatureOperator
-from surefoot.training.spectral_recipes import materialise, read_rates
+from surefoot.training.spectral_problem import Rates
+from surefoot.training.spectral_recipes import materialise, read_rates, write_rates
 from surefoot.training.spectral_scheduler import CurvatureScheduler, learned_rate, line_search_rate, typical_curvature
 
 
@@ -236,4 +238,15 @@ def test_data_come_from_loaders_by_index(tmp_path: Path) -> None:
         materialise(Noisy(), 0)
     (tmp_path / "rates.csv").write_text("batch,predicted\n1,2\n")
     with pytest.raises(Exception, match="columns"):
-        read_rates(tmp_path / "rates.csv")
+        read_rates(tmp_path)
+
+
+def test_how_a_rate_moves_between_batch_sizes_is_written_and_must_follow(tmp_path: Path) -> None:
+    columns = {name: np.array([4.0, 2.0, 1.0]) for name in Rates.__dataclass_fields__}
+    write_rates(tmp_path, Rates(**{**columns, "batch": np.array([8, 32, 128])}))
+    lines = (tmp_path / "scales.csv").read_text().splitlines()
+    assert lines[:3] == ["batch,sgd,linear,adam,square_root", "8,1.0,1.0,1.0,1.0", "32,2.0,4.0,1.4142135623730951,2.0"]
+    assert read_rates(tmp_path).batch.tolist() == [8, 32, 128]
+    (tmp_path / "scales.csv").write_text("\n".join(lines).replace("32,2.0", "32,3.0"))
+    with pytest.raises(UnsafeFileError, match="does not follow"):
+        read_rates(tmp_path)

@@ -167,17 +167,17 @@ def run(options: Options, problem: Curvature, run: RunDir | None) -> Result[Rate
 
 
 def write_answer(answer: Rates, problem: Curvature, folder: Path) -> None:
-    """rates.csv, a row a batch size."""
+    """rates.csv, a row a batch size, and scales.csv."""
     from surefoot.training.spectral_recipes import write_rates
 
-    write_rates(folder / "rates.csv", answer)
+    write_rates(folder, answer)
 
 
 def read_answer(folder: Path) -> Rates:
     """The table."""
     from surefoot.training.spectral_recipes import read_rates
 
-    return read_rates(folder / "rates.csv")
+    return read_rates(folder)
 
 
 def tiny() -> Sequence[tuple[Any, Any]]:

@@ -20,7 +20,7 @@ BLUE, ORANGE, GREY, GREEN = "#2a6f97", "#d1683c", "#8a8f98", "#4f8a4c"
 
 def figures(reader: RunReader) -> Sequence[Figure]:
     """The rates, the eigenvalues, and the density where it was asked for."""
-    rates = read_rates(reader.answer_dir / "rates.csv")
+    rates = read_rates(reader.answer_dir)
     measured = np.asarray(reader.evidence("batches.npz")["measured"])
     drawn = [_rates(rates), _eigenvalues(rates, measured)]
     if (reader.root / "evidence" / "density.npz").is_file():
@@ -30,7 +30,7 @@ def figures(reader: RunReader) -> Sequence[Figure]:
 
 def headline(reader: RunReader) -> str:
     """The range of stable rates, and how near the prediction is."""
-    rates = read_rates(reader.answer_dir / "rates.csv")
+    rates = read_rates(reader.answer_dir)
     error = np.abs(rates.predicted / rates.measured - 1).max()
     text = (
         f"Largest stable rate of plain descent {rates.rate[0]:.3g} at batch {rates.batch[0]} to {rates.rate[-1]:.3g} at {rates.batch[-1]}; "

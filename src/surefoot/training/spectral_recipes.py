@@ -189,32 +189,58 @@ def _chosen(total: int, rows: int, seed: int) -> Tensor:
     return torch.from_numpy(np.sort(Streams(seed).numpy("rows", total).choice(total, rows, replace=False)))
 
 
-def write_rates(path: Path, rates: Rates) -> None:
-    """rates.csv: a row a batch size, floats in full."""
-    columns = rates.to_dict()
+def write_rates(folder: Path, rates: Rates) -> None:
+    """rates.csv, a row a batch size, and scales.csv, how a rate moves from the smallest one to the others; floats in full."""
+    _write_table(folder / "rates.csv", rates.to_dict())
+    _write_table(folder / "scales.csv", scales(rates))
+
+
+def scales(rates: Rates) -> dict[str, np.ndarray]:
+    """By what factor a rate moves from the smallest batch size to the others.
+
+    Columns: ``batch``; ``sgd``, the ratio of predicted eigenvalues ``lam(B_0) / lam(B)``, and the ``linear`` rule ``B / B_0`` that it
+    follows while noise dominates; ``adam``, its square root, and the ``square_root`` rule.
+    """
+    curvature = rates.predicted[0] / rates.predicted
+    plain = rates.batch / rates.batch[0]
+    return {
+        "batch": rates.batch,
+        "sgd": curvature,
+        "linear": plain,
+        "adam": np.sqrt(curvature),
+        "square_root": np.sqrt(plain),
+    }
+
+
+def _write_table(path: Path, columns: dict[str, np.ndarray]) -> None:
     lines = [",".join(columns)]
     lines += [",".join(repr(v.item()) for v in row) for row in zip(*columns.values(), strict=True)]
     write_bytes(path, ("\n".join(lines) + "\n").encode())
 
 
-def read_rates(path: Path) -> Rates:
+def read_rates(folder: Path) -> Rates:
     """The table again.
 
     Raises:
-        UnsafeFileError: other columns, or cells that are no numbers.
+        UnsafeFileError: other columns, cells that are no numbers, or factors that do not follow from the rates.
     """
+    columns = _read_table(folder / "rates.csv", list(Rates.__dataclass_fields__))
+    batch = columns["batch"]
+    rates = Rates(**{**columns, "batch": batch.astype(np.int64) if np.isfinite(batch).all() else batch})
+    with np.errstate(all="ignore"):
+        due = scales(rates)
+    written = _read_table(folder / "scales.csv", list(due))
+    if not all(np.array_equal(written[name], due[name], equal_nan=True) for name in due):
+        raise UnsafeFileError("scales.csv does not follow from rates.csv")
+    return rates
+
+
+def _read_table(path: Path, names: list[str]) -> dict[str, np.ndarray]:
     lines = regular(path).read_text().splitlines()
-    names = list(Rates.__dataclass_fields__)
     if not lines or lines[0].split(",") != names:
         raise UnsafeFileError(f"{path.name} has not the columns {', '.join(names)}")
     try:
         cells = [[float(c) for c in line.split(",")] for line in lines[1:]]
-        columns = dict(zip(names, np.array(cells).T, strict=True))
+        return dict(zip(names, np.array(cells).T, strict=True))
     except ValueError as error:
         raise UnsafeFileError(f"{path.name} holds a cell that is no number, or a short row") from error
-    return Rates(
-        **{
-            **columns,
-            "batch": columns["batch"].astype(np.int64) if np.isfinite(columns["batch"]).all() else columns["batch"],
-        }
-    )
