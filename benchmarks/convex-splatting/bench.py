@@ -52,7 +52,11 @@ def main(bench: Bench) -> None:
         first = rows[0]["median_s"]
         for row in rows:
             row["ratio"] = row["median_s"] / first
-        bench.table("Threads", rows, says="Ratios to two threads.")
+        bench.table(
+            "Threads",
+            rows,
+            says="Ratios to two threads; other work on the cores shows (`load_before` in the results file).",
+        )
     captures = {
         "facade": ("sceaux", 4, ["100_7103.jpg", "100_7107.jpg"], FEW),
         "buddha": ("buddha", 4, ["00049.jpg"], FEW),
