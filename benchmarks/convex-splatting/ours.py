@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scene import scene
@@ -16,6 +18,7 @@ from harness import serve
 from surefoot.splatting.rasterize import Settings, rasterize
 
 made = cache(scene)
+torch.set_num_threads(1)  # as the card does: torch's idle threads wait busily on the cores that the rasteriser's need
 
 
 def handle(request: dict[str, Any]) -> dict[str, Any]:

@@ -197,7 +197,7 @@ def prepare_frame(
 
         def lists(fill: int, places: Tensor, ids: Tensor) -> None:
             targets = [fill, array(places, wp.int32), array(ids, wp.int32)]
-            launcher.over(launcher.lists.list_rows, cameras * down, lambda first: [*common, first, *targets], slabs=4)
+            launcher.over(launcher.lists.list_rows, cameras * down, lambda first: [*common, first, *targets], slabs=2)
 
         lists(0, counts, nothing)
         torch.cumsum(counts, 0, dtype=whole, out=starts[1:])
