@@ -310,15 +310,10 @@ def _rival_claim(problem: PatternProgram, state: ConvexState, value: float) -> C
     assert state.v is not None
     own = network_value(problem, *weights_of(state.v))
     tolerance = 1e-9 * abs(value)
-    why = (
-        "the program admits only patterns whose hyperplanes keep off every row's perturbations, and this network crosses some"
-        if problem.robust
-        else "its patterns are not among the program's"
-    )
     return Claim(
         name="rival",
-        statement="The answer is the best of the networks trained locally, not the convex program's, whose own network has this loss: "
-        f"{why}.",
+        statement="The answer is, weight by weight, one of the networks trained locally, not the convex program's: that one's own network "
+        "has this loss.",
         value=own,
         relation=">=",
         bound=value,
