@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from surefoot.core.random import Streams
 from surefoot.core.system import Inputs
-from surefoot.records.files import UnsafeFileError, regular, sha256, write_bytes
+from surefoot.records.files import UnsafeFileError, regular, write_bytes
 from surefoot.training.spectral_problem import Rates
 from surefoot.training.spectral_rows import count, everywhere, joined, leaves, split_batch, take
 
@@ -50,14 +49,8 @@ def from_recipe(inputs: Inputs, *, rows: int, read: int = 0) -> Recipe:
         UnsafeFileError: code that is not trusted.
         ValueError: the factory fails, or returns something else.
     """
-    try:
-        factory = inputs.factory("case")
-    except AttributeError as error:
-        raise ValueError(f"the recipe's module has no such function: {error}") from error
+    factory = inputs.factory("case")
     record = inputs.records[-1]
-    place = inspect.getsourcefile(inspect.unwrap(factory))  # the code's own file counts as the input
-    if place is not None and Path(place).is_file():
-        record["sha256"] = sha256(Path(place))
     try:
         with torch.random.fork_rng(devices=[]):  # a fresh network is the same again in a check
             torch.manual_seed(0)
