@@ -223,15 +223,12 @@ def drawing(options: Options) -> Any:
 
 
 def run(options: Options, problem: Any, run: RunDir | None) -> Result[Any]:
-    """Training, then the certificate. torch gets one thread: its others would wait busily beside the rasteriser's."""
-    import torch
-
+    """Training, then the certificate."""
     from surefoot.core.solve import solve
+    from surefoot.numerics.kernels import one_torch_thread
     from surefoot.splatting.problem import Picture
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_torch_thread():
         if isinstance(problem, Picture):
             return solve(problem, drawing(options), run=run)
         trainer, watch = method(options, problem), []
@@ -240,8 +237,6 @@ def run(options: Options, problem: Any, run: RunDir | None) -> Result[Any]:
 
             watch = [Preview(run.root, problem, trainer, options.preview)]
         return solve(problem, trainer, run=run, watch=watch)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def tiny_capture() -> Any:
