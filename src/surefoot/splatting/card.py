@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from surefoot._lazy import later
-from surefoot.core.system import Inputs, InputSpec, Paper, Sample, System, Traits
+from surefoot.core.system import Inputs, InputSpec, Paper, Sample, System, TourStop, Traits
 
 if TYPE_CHECKING:
     from surefoot.core.rundir import RunDir
@@ -134,6 +134,15 @@ SAMPLE = Sample(
     credit="D. Scharstein et al., High-resolution stereo datasets with subpixel-accurate ground truth, 2014",
     extra="samples",
     fallback=FALLBACK,
+)
+
+BUDDHA = TourStop(
+    "buddha",
+    title="Buddha head on a table: 12 photos to train on, the view from above held out",
+    inputs=("convex-splatting/buddha",),
+    flags=("--preset", "glance", "--reduce", "4", "--test", "00049.jpg"),
+    licence="CC BY 4.0",
+    credit="Buddha Dataset 1.0, S. Gasparini, F. Castan, Y. Lanthony, LADIO project; 13 of 67 photos, cropped and reduced",
 )
 
 
@@ -308,6 +317,9 @@ CARD = System(
         "few": Options(
             steps=900, rate=6.0, fill=4, drop=0.15, cool=0.1, split_from=150, split_until=600, most=16_000,
         ),
+        "glance": Options(
+            steps=72, rate=12.0, fill=4, drop=0.15, cool=0.1, threshold_first=0.02, threshold_until=60,
+        ),
         "paper": Options(
             compat="paper", answer_threshold=0.0, steps=30_000, rate=1.0, start="ball", rule="threshold", degree=3, split_every=200,
             split_from=500, split_until=9000, reset_every=3000, most=10_000_000,
@@ -319,6 +331,7 @@ CARD = System(
             (".npz", "", *PICTURES),
         ),
     ),
+    stops=(BUDDHA,),
     figures=later("surefoot.splatting.figures:figures"),
     headline=later("surefoot.splatting.figures:headline"),
     scene=later("surefoot.splatting.export:scene"),
