@@ -63,10 +63,11 @@ def info(arguments: list[str]) -> int:
         lines += [f"  needs      pip install 'surefoot[{sample.extra}]'"] if sample.extra else []
         sample = sample.fallback
     for stop in system.stops:
-        lines += ["", f"on the tour  {stop.title}, where SUREFOOT_DATA holds it", f"  licence    {stop.licence}"]
+        lines += ["", f"on the tour  {stop.title}{', where SUREFOOT_DATA holds it' if stop.inputs else ''}"]
+        lines += [f"  licence    {stop.licence}"] if stop.licence else []
         lines += [f"  credit     {stop.credit}"] if stop.credit else []
-        given = " ".join(f'"$SUREFOOT_DATA/{path}"' for path in stop.inputs)
-        lines += [f"  run        surefoot run {system.name} {given} {shlex.join(stop.flags)}"]
+        given = [f'"$SUREFOOT_DATA/{path}"' for path in stop.inputs]
+        lines += [" ".join(["  run        surefoot run", system.name, *given, shlex.join(stop.flags)])]
     lines += ["", "options"]
     helps = _option_help(system.options)
     for field in dataclasses.fields(system.options):
@@ -92,7 +93,7 @@ def _option_help(options: type) -> dict[str, str]:
 
 
 def tour(arguments: list[str]) -> int:
-    """every card on its sample (and on more where SUREFOOT_DATA is set), into one page"""
+    """every card on its sample, and at its further stops, into one page"""
     parser = parser_for("tour", tour)
     parser.add_argument("--only", action="append", metavar="NAME", help="only this card (may be repeated)")
     parser.add_argument("--jobs", type=int, default=1, help="cards at a time")

@@ -49,7 +49,7 @@ class System:
         name, aliases, title: the command's name, other names, a headline.
         options: a frozen dataclass of what can be chosen; its fields become the command's flags.
         presets: "default", "tour" (at most 10 s) and "paper" options.
-        inputs, sample, stops: what it reads; `stops` are further stops of the tour, on the data collection.
+        inputs, sample, stops: what it reads; `stops` are further ones of the tour.
         load: (options, inputs) -> problem; used by run and by verify.
         run: (options, problem, run directory or None) -> result; usually one call of `solve`.
         write_answer, read_answer: the answer in its field's own format, into and from a folder.

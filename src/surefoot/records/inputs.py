@@ -42,21 +42,21 @@ class Sample:
 
 @dataclass(frozen=True)
 class TourStop:
-    """A further stop of a card on the tour: a run on files of the data collection, the folder that SUREFOOT_DATA names.
+    """A further stop of a card on the tour: on another sample, or on files of the data collection, the folder that SUREFOOT_DATA names.
 
     Attributes:
         name: its run is called CARD-NAME.
         title: what is there.
-        inputs: paths within the collection, in the order of the card's inputs.
         flags: of `surefoot run`, such as ``("--preset", "tour")``.
+        inputs: paths within the collection, in the order of the card's inputs; none takes a sample.
         licence, credit: of the files.
     """
 
     name: str
     title: str
-    inputs: tuple[str, ...]
     flags: tuple[str, ...]
-    licence: str
+    inputs: tuple[str, ...] = ()
+    licence: str = ""
     credit: str = ""
 
 

@@ -1,4 +1,4 @@
-"""The tour: every card on its sample, and where the data collection is at hand on more, in processes of their own, into one page."""
+"""The tour: every card on its sample and at its further stops, in processes of their own, into one page."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Visit:
     """One run of the tour: how its process ended and how long it took, start of Python included.
 
     Attributes:
-        system, stop: the card, on its sample or (`stop`) on files of the data collection.
+        system, stop: the card, on its sample or at a further stop.
         root: the run's folder.
         code, seconds, said: of the process; what it said last.
         skipped: why there was none, or ''.
@@ -95,15 +95,22 @@ def tour(systems: Sequence[System], folder: Path, jobs: int = 1) -> tuple[Path, 
     entries = [_entry(visit) for visit in visits if not visit.skipped]
     rows = [row for entry in entries for row in entry["rows"]]
     further = sum(visit.stop is not None and not visit.skipped for visit in visits)
+    collection = any(visit.stop and visit.stop.inputs and not visit.skipped for visit in visits)
     tiles = [
         ("cards", str(len(systems))),
-        *([("further runs on the data collection", str(further))] if further else []),
+        *([("further stops", str(further))] if further else []),
         ("claims confirmed", f"{sum(r['verdict'] == 'confirmed' for r in rows)} of {len(rows)}"),
         ("seconds in all", f"{sum(v.seconds for v in visits):.1f}"),
     ]
     skipped = [(v.name, v.stop.title, v.skipped) for v in visits if v.skipped and v.stop]
     html = page(
-        "tour.html", cards=entries, tiles=tiles, skipped=skipped, versions=versions(), when=time.strftime("%Y-%m-%d")
+        "tour.html",
+        cards=entries,
+        tiles=tiles,
+        collection=collection,
+        skipped=skipped,
+        versions=versions(),
+        when=time.strftime("%Y-%m-%d"),
     )
     write_bytes(folder / "index.html", html.encode())
     return folder / "index.html", visits
@@ -112,10 +119,10 @@ def tour(systems: Sequence[System], folder: Path, jobs: int = 1) -> tuple[Path, 
 def _entry(visit: Visit) -> dict[str, Any]:
     system, stop, name = visit.system, visit.stop, visit.name
     entry: dict[str, Any] = {
-        "name": name, "title": system.title, "claim": system.paper.claim, "paper": system.paper,
+        "name": name, "title": stop.title if stop else system.title, "claim": system.paper.claim, "paper": system.paper,
         "clock": f"{visit.seconds:.1f} s", "report": f"{name}/report.html", "picture": "", "alt": "", "caption": "", "headline": "",
         "rows": [], "error": "" if visit.code == 0 else visit.said or f"exit code {visit.code}",
-        "sample": ". ".join(filter(None, (stop.title, stop.licence, stop.credit))) if stop else "",
+        "sample": ". ".join(filter(None, ("from the data collection", stop.licence, stop.credit))) if stop and stop.inputs else "",
     }  # fmt: skip
     try:
         reader = RunReader(visit.root)

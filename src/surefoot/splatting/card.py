@@ -136,13 +136,20 @@ SAMPLE = Sample(
     fallback=FALLBACK,
 )
 
-BUDDHA = TourStop(
-    "buddha",
-    title="Buddha head on a table: 12 photos to train on, the view from above held out",
-    inputs=("convex-splatting/buddha",),
-    flags=("--preset", "glance", "--reduce", "4", "--test", "00049.jpg"),
-    licence="CC BY 4.0",
-    credit="Buddha Dataset 1.0, S. Gasparini, F. Castan, Y. Lanthony, LADIO project; 13 of 67 photos, cropped and reduced",
+STOPS = (
+    TourStop(
+        "turntable",
+        "Coloured boxes on a turntable, seen from where no photo was taken",
+        ("--preset", "tour", "--sample", "turntable"),
+    ),
+    TourStop(
+        "buddha",
+        title="A plaster head on a table: 12 photos to train on, the view from above held out",
+        flags=("--preset", "glance", "--reduce", "4", "--test", "00049.jpg"),
+        inputs=("convex-splatting/buddha",),
+        licence="CC BY 4.0",
+        credit="Buddha Dataset 1.0, S. Gasparini, F. Castan, Y. Lanthony, LADIO project; 13 of 67 photos, cropped and reduced",
+    ),
 )
 
 
@@ -217,7 +224,7 @@ def method(options: Options, problem: Any = None) -> Any:
         split_share=options.split_share, split_threshold=options.split_threshold, split_every=options.split_every,
         split_from=options.split_from, split_until=until, most=options.most, reset_every=options.reset_every, settings=settings,
         light=options.light, cool=options.cool, drop=options.drop, exposure=options.exposure,
-        random_background=options.random_background, full_gradients=options.full_gradients, lpips=options.lpips, threshold_first=options.threshold_first, threshold_until=options.threshold_until, answer_threshold=options.answer_threshold,
+        random_background=options.random_background, full_gradients=options.full_gradients, lpips=options.lpips, judge_every=min(50, max(12, options.steps // 6)), threshold_first=options.threshold_first, threshold_until=options.threshold_until, answer_threshold=options.answer_threshold,
     )  # fmt: skip
 
 
@@ -331,7 +338,7 @@ CARD = System(
             (".npz", "", *PICTURES),
         ),
     ),
-    stops=(BUDDHA,),
+    stops=STOPS,
     figures=later("surefoot.splatting.figures:figures"),
     headline=later("surefoot.splatting.figures:headline"),
     scene=later("surefoot.splatting.export:scene"),
