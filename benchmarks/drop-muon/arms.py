@@ -38,7 +38,7 @@ class Arm:
     """A training run.
 
     Args:
-        method: full, uniform, uniform-sqrt (lr / sqrt P), uniform-inverse (lr / max(P, 1/4), the default), epoch-shift, auto, torch-muon, kj, adamw or sgd.
+        method: full, independent (the default), uniform, uniform-sqrt (lr / sqrt P), uniform-inverse (lr / max(P, 1/4)), epoch-shift, auto, torch-muon, kj, adamw or sgd.
         setting: network, width, depth, batch, lr, seed, classes, dtype of Newton-Schulz ("float32" or "bfloat16"), steps.
     """
 
@@ -115,7 +115,8 @@ class Arm:
         dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.setting["dtype"]]
         return DropMuon(
             groups, lr, sampling=sampling, momentum=0.9, auxiliary_scale=AUXILIARY, seed=self.setting["seed"], ns_dtype=dtype,
-            lr_compensation={"uniform-sqrt": 0.5, "uniform-inverse": 1.0, "auto": None}.get(self.method, 0.0),
+            lr_compensation={"uniform-sqrt": 0.5, "uniform-inverse": 1.0, "independent": None, "auto": None}.get(self.method, 0.0),
+            momentum_compensation={"independent": None, "auto": None}.get(self.method, 0.0),
         )  # fmt: skip
 
     def _rows(self, k: int) -> Tensor:

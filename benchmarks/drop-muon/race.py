@@ -31,6 +31,8 @@ MORE = {
     "mlp": 2.2,
     "transformer": 1.8,
 }  # methods that drop layers may take so many times the yardstick's steps
+DROPPED = ("independent", "uniform-inverse")
+EQUAL = (0.005, 0.01, 0.02)
 SMALL = 0.005  # far below the tuned rates: where full steps, too, are shorter than they might be
 USUAL = 0.02  # the default rate of DropMuon; "the same rate" of published comparisons is a default, not a tuned one
 RATES = (0.08, 0.04, 0.02, 0.01)
@@ -148,7 +150,7 @@ def cell(
     began = time.process_time()
     with tempfile.TemporaryDirectory() as scratch:
         for method, lr in rates.items():
-            drops = method in ("uniform", "auto", "uniform-sqrt", "uniform-inverse", "epoch-shift")
+            drops = method in ("uniform", "auto", "independent", "uniform-sqrt", "uniform-inverse", "epoch-shift")
             steps = round(variant.steps * (MORE[variant.network] if drops else 1))
             setting = variant.setting(lr, seed, classes, steps)
             if method == "kj":
@@ -192,11 +194,13 @@ def slug(variant: Variant) -> str:
     return variant.name.replace(", ", "-").replace(" ", "")
 
 
-def tune(variant: Variant, data: Any, left: Any) -> tuple[dict[str, float], list[dict[str, Any]]] | None:
+def tune(
+    variant: Variant, data: Any, left: Any, kind: str = "tune"
+) -> tuple[dict[str, float], list[dict[str, Any]]] | None:
     """Each method's best rate on seed 0: least time to the best yardstick's target, else the highest accuracy. None: out of time."""
     runs: list[dict[str, Any]] = []
     for lr in RATES:
-        path = CELLS / f"{slug(variant)}-tune-{lr:g}.json"
+        path = CELLS / f"{slug(variant)}-{kind}-{lr:g}.json"
         if not path.is_file() and not left():
             return None
         methods = [variant.yardstick, *[m for m in variant.methods if m != "kj"]]
@@ -253,3 +257,27 @@ def at_small_rates(variant: Variant, data: Any, left: Any) -> list[dict[str, Any
         if path.is_file() or left():
             out.append(cell(variant, dict.fromkeys([variant.yardstick, "uniform-inverse"], SMALL), seed, data, path))
     return out
+
+
+def at_equal_rates(variant: Variant, lr: float, data: Any, left: Any) -> list[dict[str, Any]]:
+    """The yardstick, DropMuon as it is by default, and suffixes with lr / max(P, 1/4), all at one rate."""
+    out = []
+    for seed in SEEDS:
+        path = CELLS / f"{slug(variant)}-at-{lr:g}-{seed}.json"
+        if path.is_file() or left():
+            out.append(cell(variant, dict.fromkeys([variant.yardstick, *DROPPED], lr), seed, data, path))
+    return out
+
+
+def at_own_rates(variant: Variant, data: Any, left: Any) -> tuple[dict[str, float], list[dict[str, Any]]] | None:
+    """The same three, each at the rate that halving finds for it. None: out of time."""
+    tuned = tune(replace(variant, methods=DROPPED), data, left, "owntune")
+    if tuned is None:
+        return None
+    best, _ = tuned
+    out = []
+    for seed in SEEDS:
+        path = CELLS / f"{slug(variant)}-own-{seed}.json"
+        if path.is_file() or left():
+            out.append(cell(variant, best, seed, data, path))
+    return best, out
