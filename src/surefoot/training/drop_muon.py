@@ -30,6 +30,7 @@ References:
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import time
 import warnings
@@ -174,7 +175,7 @@ class DropMuon(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As in torch; layers are counted anew, and what `auto` has learnt is forgotten."""
-        super().add_param_group(param_group)
+        inspect.unwrap(Optimizer.add_param_group)(self, param_group)
         self._check_group(self.param_groups[-1])
         if self._ready:
             self._index()
@@ -182,6 +183,10 @@ class DropMuon(Optimizer):
                 {**self._memory, "times": {}, "smoothness": [[] for _ in range(self.layers)], "cutoffs": None}
             )
             self._next()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As in torch, whose wrapper (unwrapped here and above) imports the whole compiler at its first call."""
+        inspect.unwrap(Optimizer.zero_grad)(self, set_to_none)
 
     @staticmethod
     def _check_group(group: Mapping[str, Any]) -> None:

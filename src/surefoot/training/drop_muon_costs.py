@@ -106,15 +106,15 @@ def _wait(optimizer: DropMuon) -> None:
 
 def _counted(optimizer: DropMuon, gradient: Callable[[], Any], sets: Sequence[Iterable[int]]) -> list[float]:
     """Operations of forward and backward pass for each set of layers."""
-    from torch.utils.flop_counter import FlopCounterMode
+    from surefoot.numerics.operations import CountOperations
 
     found = []
     with optimizer.trial():
         for chosen in sets:
             optimizer.draw_exactly(chosen)
-            with FlopCounterMode(display=False) as counter:
+            with CountOperations() as counter:
                 gradient()
-            found.append(float(counter.get_total_flops()))
+            found.append(float(counter.total))
     return found
 
 
@@ -126,7 +126,7 @@ def count_spared(optimizer: DropMuon, gradient: Callable[[], Any]) -> list[float
 
 
 def count_costs(optimizer: DropMuon, gradient: Callable[[], Any]) -> CostModel:
-    """The model in floating-point operations of matrix products and convolutions, by ``torch.utils.flop_counter``: backward passes at every cutoff, and the
+    """The model in floating-point operations of matrix products and convolutions, by the formulas of ``torch.utils.flop_counter``: backward passes at every cutoff, and the
     orthogonalisation.
 
     Args:

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import linprog
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from surefoot.core.certificate import Claim
 from surefoot.core.random import Streams
 from surefoot.core.verify import Check, Dossier, Verdict, compare
+from surefoot.numerics.operations import CountOperations
 from surefoot.training.drop_muon_problem import LeastSquares, MuonTask
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -199,13 +199,11 @@ def _check_costs(run: _Run) -> None:
 
 def _operations_of(run: _Run, model: torch.nn.Module, rows: slice, wanted: list[torch.nn.Parameter]) -> float:
     """Of forward pass and backward pass to some parameters."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
+    with CountOperations() as counter:
         torch.autograd.grad(
             run.problem.loss(model, run.problem.x[rows], run.problem.y[rows]), wanted, allow_unused=True
         )
-    return float(counter.get_total_flops())
+    return float(counter.total)
 
 
 def draws(claim: Claim, dossier: Dossier) -> Verdict:
@@ -291,6 +289,8 @@ def _shared(values: list[float]) -> Array:
 
 def _cheapest(L: Array, costs: Array) -> tuple[float, Array]:
     """min C_f t + c q over q_i >= L_i, q non-decreasing, q_b = t: expected cost times steps; and P = q / t."""
+    from scipy.optimize import linprog
+
     b = len(L)
     objective = costs[1:].copy()
     objective[-1] += costs[0]
@@ -495,7 +495,7 @@ def accuracy(claim: Claim, dossier: Dossier) -> Verdict:
         said is not None and said.level == 0.95 and said.samples == n, "the confidence is not that of the test data"
     )
     # One sample whose two best logits nearly tie may fall either way on another machine.
-    bounds = [0.0 if k <= 0 else float(beta.ppf(0.05, k, n - k + 1)) for k in (hits - 1, hits, hits + 1)]
+    bounds = [0.0 if k <= 0 else float(betaincinv(k, n - k + 1, 0.05)) for k in (hits - 1, hits, hits + 1)]
     near = min(bounds, key=lambda x: abs(x - float(claim.value or 0)))  # type: ignore[arg-type]
     return compare(claim, near, supports="statistical", bound=0.0, rtol=1e-6, atol=1e-9)
 
