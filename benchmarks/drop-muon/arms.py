@@ -53,6 +53,7 @@ class Arm:
         self.flat: list[tuple[Tensor, Tensor]] = []
         self.optimizers = self._optimizers()
         self.k = 0
+        self.apart = 0  # added to the seed of the batches
 
     def _parts(self) -> tuple[list[Tensor], list[Tensor]]:
         """Matrices and kernels that Muon steps by, and the rest."""
@@ -123,7 +124,7 @@ class Arm:
         """Batch k: permutations of the data, one after another, the same for every method."""
         size, n = int(self.setting["batch"]), len(self.x)
         per_epoch = n // size
-        generator = torch.Generator().manual_seed(1000 * int(self.setting["seed"]) + k // per_epoch)
+        generator = torch.Generator().manual_seed(1000 * (int(self.setting["seed"]) + self.apart) + k // per_epoch)
         return torch.randperm(n, generator=generator)[(k % per_epoch) * size :][:size]
 
     def _loss(self, x: Tensor, y: Tensor, kept: list[Tensor]) -> Tensor:
