@@ -298,14 +298,14 @@ def at_small_rates(variant: Variant, data: Any, left: Any) -> list[dict[str, Any
     return out
 
 
-def at_equal_rates(variant: Variant, lr: float, data: Any, left: Any) -> list[dict[str, Any]]:
-    """The yardstick, the same on other batches, and DropMuon as it is by default, at one rate."""
+def at_equal_rates(variant: Variant, lr: float, data: Any, left: Any, *, watch: bool = False) -> list[dict[str, Any]]:
+    """The yardstick and DropMuon as it is by default, at one rate; with `watch` on fixed data, and the yardstick on other batches beside them."""
     out = []
     for seed in SEEDS:
-        path = CELLS / f"{slug(variant)}-at-{lr:g}-{seed}.json"
+        path = CELLS / f"{slug(variant)}-{'fixed' if watch else 'at'}-{lr:g}-{seed}.json"
         if path.is_file() or left():
-            rates = dict.fromkeys([variant.yardstick, *DROPPED, "again"], lr)
-            out.append(cell(variant, rates, seed, data, path, watch=True))
+            rates = dict.fromkeys([variant.yardstick, *DROPPED, *(["again"] if watch else [])], lr)
+            out.append(cell(variant, rates, seed, data, path, watch=watch))
     return out
 
 
