@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -176,12 +177,11 @@ def prepare_frame(
     types |= {name: wp.vec3 for name in ("points", "colors", "background")} | {"views": wp.mat44, "lenses": wp.vec4}
     arrays = {name: array(value, types[name]) for name, value in given.items()}
     clip = settings.crossing == "clip" and settings.compat != "paper"
+    if clip and _nearest(given["points"], given["views"]) < settings.near * 1.0001:
+        corners = 3 * corners - 5  # of a convex that the near plane cuts: `warp_hull.cut_hull`
     published = 1 if settings.compat == "paper" else 0 if settings.cull else 2
     rules = [width, height, settings.near, listed, published, int(clip), tile]
-    keys, status, overflow = _prepare(launcher, given, arrays, rules, corners)
-    if clip and int(overflow):
-        corners = 3 * corners - 5  # of a convex that the near plane cuts: `warp_hull.cut_hull`
-        keys, status, _ = _prepare(launcher, given, arrays, rules, corners)
+    keys, status = _prepare(launcher, given, arrays, rules, corners)
     across, down = -(-width // tile), -(-height // tile)
     lanes = launcher.shading.lanes
     strips = tile * -(-tile // lanes)
@@ -196,26 +196,36 @@ def prepare_frame(
     return Frame(launcher, settings, width, height, across, down, strips, each, corners, listings, status, arrays)
 
 
+def _nearest(points: Tensor, views: Tensor) -> float:
+    """The least depth of a point, less what rounding may have moved it."""
+    if not points.numel():
+        return math.inf
+    depths = torch.addmm(views[:, 2, 3], points.view(-1, 3), views[:, 2, :3].t())
+    low, high = (float(x) for x in torch.aminmax(depths))
+    return low - 1e-4 * max(abs(low), abs(high))
+
+
 def _prepare(
     launcher: Launcher, given: dict[str, Tensor], arrays: dict[str, Any], rules: list[Any], corners: int
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Adds to `arrays` what there is to know of each convex and camera. Keys that sort them, status, whether `corners` were too few."""
-    wp, device, whole = launcher.wp, given["points"].device, torch.int32
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Adds to `arrays` what there is to know of each convex and camera. Keys that sort them, and status."""
+    wp, device = launcher.wp, given["points"].device
     total = len(given["points"]) * len(given["views"])
 
     def new(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.zeros(shape, dtype=dtype, device=device)
+        return torch.empty(shape, dtype=dtype, device=device)
 
-    status, keys, overflow = new(total, dtype=whole), new(total, dtype=torch.int64), new(1, dtype=whole)
+    whole = torch.int32
+    status, keys = new(total, dtype=whole), new(total, dtype=torch.int64)
     made = {
         "edges": (new(total, corners, 3), wp.vec3), "ring": (new(total, corners, dtype=whole), wp.int32),
         "count": (new(total, dtype=whole), wp.int32), "origin": (new(total, 2), wp.vec2), "box": (new(total, 4, dtype=whole), wp.vec4i),
-        "soft": (new(total, 4), wp.vec4), "keys": (keys, wp.int64), "status": (status, wp.int32), "overflow": (overflow, wp.int32),
+        "soft": (new(total, 4), wp.vec4), "keys": (keys, wp.int64), "status": (status, wp.int32),
     }  # fmt: skip
     arrays |= {name: launcher.array(value, kind) for name, (value, kind) in made.items()}
     names = ("points", "delta", "sigma", "opacity", "views", "lenses", "sharpen")
     launcher.over(launcher.module.prepare, total, [*(arrays[n] for n in names), *rules, *(arrays[n] for n in made)])
-    return keys, status, overflow
+    return keys, status
 
 
 def _sorted(keys: Tensor) -> Tensor:
@@ -278,8 +288,9 @@ def _list_pairs(
 
 
 def sums_over_strips(frame: Frame, transmittance: Tensor, last: Tensor, d_image: Tensor, d_left: Tensor) -> Tensor:
-    """A slot for each pair of a tile and a convex ``(pairs, K + 2, 3)``: sums over the tile's pixels of dL/dd (x, y, 1) of each edge,
-    then of colour, then of opacity, z sigma, z delta. `unproject` adds each convex's in a fixed order, whatever the threads.
+    """A slot for each pair of a tile and a convex ``(pairs, K + 2, 3)``: sums over the tile's pixels of the
+    gradients of colour, of opacity, z sigma and z delta, then of dL/dd (x, y, 1) of each edge. `unproject` adds each convex's in a fixed
+    order, whatever the threads.
 
     Args:
         transmittance, last: ``(C, H, W)``, at the end, and the place after each pixel's last sample in the list.

@@ -49,7 +49,7 @@ def backward_blocks(
     total: wp.array(dtype=wp.vec3),
 ):
     """Back to front, as `warp_shade.backward`. `transmittance` is that at the end. `total` receives, for each convex, the sums of
-    dL/dd (x, y, 1) of its edges, then of colour, then of opacity, z sigma, z delta."""
+    colour, of opacity, z sigma and z delta, then of dL/dd (x, y, 1) of its edges."""
     at = wp.tid()
     pixels = tile * tile
     t = at // pixels
@@ -125,6 +125,6 @@ def backward_blocks(
                     share = d_phi * wp.exp((d - top) * a)
                     d_a += share * d
                     share = share * a
-                add_sum(total, g * (wide + 2) + k, wp.vec3(share * x, share * y, share))
-            add_sum(total, g * (wide + 2) + wide, d_shade)
-            add_sum(total, g * (wide + 2) + wide + 1, wp.vec3(change * inside, d_u * phi, d_a))
+                add_sum(total, g * (wide + 2) + 2 + k, wp.vec3(share * x, share * y, share))
+            add_sum(total, g * (wide + 2), d_shade)
+            add_sum(total, g * (wide + 2) + 1, wp.vec3(change * inside, d_u * phi, d_a))

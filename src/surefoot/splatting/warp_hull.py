@@ -126,8 +126,7 @@ def cut_hull(
     points: wp.array2d(dtype=wp.vec3), view: wp.mat44, lens: wp.vec4, i: int, middle: wp.vec3, at: wp.vec3, start: wp.vec2, near: float,
     g: int, edges: wp.array2d(dtype=wp.vec3), ring: wp.array2d(dtype=wp.int32),
 ):  # fmt: skip
-    """Ring and edges of a convex that the near plane cuts: how many; 0 without an area, -1 where a corner is too far away, -2 where there
-    are more than the arrays hold.
+    """Ring and edges of a convex that the near plane cuts: how many; 0 without an area, -1 where a corner is too far away.
 
     The hull of the points beyond the plane and of where segments from them to the others meet it. Of K points, at most K - 1 are beyond,
     and at most 2 K - 4 edges of their polytope cross (they make a planar graph of two sides): no more than 3 K - 5 corners are seen.
@@ -159,10 +158,8 @@ def cut_hull(
         most_y = wp.max(most_y, ys[k])
         least_y = wp.min(least_y, ys[k])
     chain, m = hull_of_cut(xs, ys, total)
-    if m < 3 or wp.max(most_x - least_x, most_y - least_y) < LEAST:
+    if m < 3 or m > edges.shape[1] or wp.max(most_x - least_x, most_y - least_y) < LEAST:
         return 0
-    if m > edges.shape[1]:
-        return -2
     for k in range(m):
         p = chain[k]
         q = chain[(k + 1) % m]

@@ -171,7 +171,7 @@ def bound_unlisted(
     bound = float(0.0)
     for i in range(number):
         g = c * number + i
-        m = int(count[g])
+        m = wp.abs(count[g])
         listed = bool(False)
         q = soft[g]
         if status[g] == 0:
@@ -179,12 +179,6 @@ def bound_unlisted(
             if tx >= b[0] // tile and tx <= b[1] // tile and ty >= b[2] // tile and ty <= b[3] // tile:
                 listed = keeps(edges, g, m, origin[g], q, tx, ty, tile, 0)
         if (status[g] == 0 and not listed) or status[g] == 3:
-            if status[g] == 3:
-                m = int(0)
-                for k in range(edges.shape[1]):
-                    e = edges[g, k]
-                    if e[0] != 0.0 or e[1] != 0.0:
-                        m += 1
             x0 = float(tx * tile) - origin[g][0]
             y0 = float(ty * tile) - origin[g][1]
             size = float(tile - 1)

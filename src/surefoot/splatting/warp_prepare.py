@@ -49,9 +49,8 @@ def prepare(
     soft: wp.array(dtype=wp.vec4),
     key: wp.array(dtype=wp.int64),
     status: wp.array(dtype=wp.int32),
-    overflow: wp.array(dtype=wp.int32),
 ):
-    """`overflow` becomes 1 where a convex that the near plane cuts has more corners than `edges` holds."""
+    """All of `count` (of edges; negative where the convex is hidden, by status 3), `key` and `status` is set, the rest where there are edges."""
     g = first + wp.tid()
     number = points.shape[0]
     n = points.shape[1]
@@ -89,8 +88,6 @@ def prepare(
     if clip == 1 and nearest < near:
         nearest = near
         m = cut_hull(points, view, lens, i, middle, at, wp.vec2(u - ox, v - oy), near, g, edges, ring)
-        if m == -2:
-            overflow[0] = 1
         if m < 0:
             return
         if m == 0:
@@ -119,6 +116,7 @@ def prepare(
             ring[g, k] = 17 * p
             edges[g, k] = wp.vec3(ys[q] - ys[p], xs[p] - xs[q], xs[q] * ys[p] - xs[p] * ys[q])
     status[g] = 3
+    count[g] = -m
     a = wp.min(z * delta[i] * sharpen[c], HARDEST)
     s = wp.min(z * sigma[i], HARDEST)
     limit = float(wp.inf)
@@ -261,13 +259,12 @@ def unproject(
 ):
     """The adjoint of `prepare`: a thread is a primitive, and adds over the cameras.
 
-    `total` holds dL/dd (x, y, 1) of each edge, then those of colour, then of opacity, z sigma, z delta; with `gather` it is added up here
-    first, from the primitive's slots in the order of its tiles.
+    `total` holds the sums of colour, of opacity, z sigma and z delta, then of dL/dd (x, y, 1) of each edge; with `gather` it is added up
+    here first, from the primitive's slots in the order of its tiles.
     """
     i = first + wp.tid()
     number = points.shape[0]
     n = points.shape[1]
-    wide = ring.shape[1]
     middle = wp.vec3()
     for k in range(n):
         middle += points[i, k]
@@ -283,15 +280,15 @@ def unproject(
             soften = wp.min(delta[i] * sharpen[c], HARDEST)
             sharp = wp.min(sigma[i], HARDEST)
             if gather == 1:
-                for k in range(wide + 2):
+                for k in range(m + 2):
                     total[g, k] = wp.vec3()
                 for p in range(pairs[g], pairs[g + 1]):
-                    for k in range(wide + 2):
+                    for k in range(m + 2):
                         total[g, k] = total[g, k] + slots[p, k]
-            d_colors[g] = total[g, wide]
-            d_o = total[g, wide + 1][0]
-            d_s = total[g, wide + 1][1]
-            d_a = total[g, wide + 1][2]
+            d_colors[g] = total[g, 0]
+            d_o = total[g, 1][0]
+            d_s = total[g, 1][1]
+            d_a = total[g, 1][2]
             d_opacity[i] = d_opacity[i] + d_o
             d_sigma[i] = d_sigma[i] + z * d_s
             d_delta[i] = d_delta[i] + z * d_a * sharpen[c]
@@ -308,8 +305,8 @@ def unproject(
                 code = ring[g, k]
                 after = start + shift_of(at, offset_of(points, view, i, middle, near, z, ring[g, (k + 1) % m]), lens)
                 h = (k + m - 1) % m  # the edge that ends here, and k begins
-                ours = total[g, k]
-                theirs = total[g, h]
+                ours = total[g, 2 + k]
+                theirs = total[g, 2 + h]
                 gx = (ours[1] - ours[2] * after[1]) - (theirs[1] - theirs[2] * before[1])
                 gy = (ours[2] * after[0] - ours[0]) - (theirs[2] * before[0] - theirs[0])
                 before = here

@@ -155,10 +155,8 @@ def shading(lanes: int) -> Any:
 
     @wp.func
     def clear_slot(slots: wp.array2d(dtype=wp.vec3), slot: int, m: int):
-        for k in range(m):
+        for k in range(m + 2):
             slots[slot, k] = wp.vec3()
-        for k in range(2):
-            slots[slot, slots.shape[1] - 2 + k] = wp.vec3()
 
     @wp.kernel(enable_backward=False, module="unique")
     def forward(
@@ -321,8 +319,8 @@ def shading(lanes: int) -> Any:
     ):
         """Back to front. A tile's row of `work` holds, for each strip, the colour behind (at first the background), the transmittance
         behind (at first 1), that in front of what is behind (at first at the end), and the gradients of colour and transmittance; then,
-        for each edge, sums over strips of dL/dd (1, y), and, last, exp(a (d_k - top)) of the strip at hand. A pair's slot receives, for
-        each edge, the sums of dL/dd (x, y, 1), then of colour, then of opacity, z sigma, z delta."""
+        for each edge, sums over strips of dL/dd (1, y), and, last, exp(a (d_k - top)) of the strip at hand. A pair's slot receives
+        the sums of colour, of opacity, z sigma and z delta, then, for each edge, of dL/dd (x, y, 1)."""
         t = wp.tid() + first
         ty = (t // across) % down
         tx = t % across
@@ -394,7 +392,9 @@ def shading(lanes: int) -> Any:
                 if per_row > 1 and touched == 1 and strip % per_row != column:
                     # another column of strips: the sums of x must not mix
                     for k in range(m):
-                        slots[slot, k] = slots[slot, k] + edge_sum(work[t, sums + 2 * k], work[t, sums + 2 * k + 1], x)
+                        slots[slot, 2 + k] = slots[slot, 2 + k] + edge_sum(
+                            work[t, sums + 2 * k], work[t, sums + 2 * k + 1], x
+                        )
                         work[t, sums + 2 * k] = V(0.0)
                         work[t, sums + 2 * k + 1] = V(0.0)
                 column = strip % per_row
@@ -464,8 +464,10 @@ def shading(lanes: int) -> Any:
                     work[t, sums + 2 * k + 1] = work[t, sums + 2 * k + 1] + share * y
             if touched == 1:
                 for k in range(m):
-                    slots[slot, k] = slots[slot, k] + edge_sum(work[t, sums + 2 * k], work[t, sums + 2 * k + 1], x)
-                slots[slot, points] = wp.vec3(lane_sum(sum_r), lane_sum(sum_g), lane_sum(sum_b))
-                slots[slot, points + 1] = wp.vec3(lane_sum(sum_o), lane_sum(sum_s), lane_sum(sum_a))
+                    slots[slot, 2 + k] = slots[slot, 2 + k] + edge_sum(
+                        work[t, sums + 2 * k], work[t, sums + 2 * k + 1], x
+                    )
+                slots[slot, 0] = wp.vec3(lane_sum(sum_r), lane_sum(sum_g), lane_sum(sum_b))
+                slots[slot, 1] = wp.vec3(lane_sum(sum_o), lane_sum(sum_s), lane_sum(sum_a))
 
     return SimpleNamespace(lanes=lanes, vector=V, whole=Whole, forward=forward, backward=backward)
