@@ -120,8 +120,8 @@ class Frame:
         listings: pairs of a tile and a convex.
         status: ``(C N,)``, as in `Rendering`.
         arrays: Warp's views of what was given, of what `warp_prepare.prepare` says of each convex and camera, and of the lists: tile t
-            has the convexes ``ids[starts[t]:starts[t + 1]]``, nearest first; on the CPU, convex g has the slots
-            ``pairs[g]:pairs[g + 1]``, and each entry of `ids` the slot ``places``.
+            has the convexes ``ids[starts[t]:starts[t + 1]]``, nearest first; on the CPU, ``places[pairs[g]:pairs[g + 1]]`` is where convex
+            g stands in `ids`.
     """
 
     launcher: Launcher
@@ -284,7 +284,7 @@ def _list_pairs(
         where, place = torch.sort(where, stable=True)
         ids = ids[place]
         starts[1:] = torch.cumsum(torch.bincount(where, minlength=tiles), 0)
-    return {"starts": starts, "ids": ids, "pairs": nothing}
+    return {"starts": starts, "ids": ids, "pairs": nothing, "places": nothing}
 
 
 def sums_over_strips(frame: Frame, transmittance: Tensor, last: Tensor, d_image: Tensor, d_left: Tensor) -> Tensor:
@@ -298,7 +298,7 @@ def sums_over_strips(frame: Frame, transmittance: Tensor, last: Tensor, d_image:
     """
     slots = torch.empty(max(frame.listings, 1), frame.corners + 2, 3)
     given = [
-        *frame.listed(), frame.strips, *_pixels(frame, transmittance, last, d_image, d_left), frame.arrays["places"],
+        *frame.listed(), frame.strips, *_pixels(frame, transmittance, last, d_image, d_left),
         *frame.work(9 * frame.strips + 3 * frame.corners), frame.launcher.array(slots, frame.launcher.wp.vec3),
     ]  # fmt: skip
     frame.launcher.over(frame.launcher.shading.backward, frame.jobs, given)

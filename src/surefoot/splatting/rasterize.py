@@ -162,7 +162,7 @@ class _Rasterize(torch.autograd.Function):
         arguments = [
             *(arrays[n] for n in ("points", "delta", "sigma", "views", "lenses", "sharpen")), frame.width, frame.height, settings.near,
             frame.published, int(settings.depth_gradient and not frame.published), *(arrays[n] for n in ("ring", "count", "origin")),
-            int(in_slots), arrays["pairs"], array(slots, wp.vec3), array(total, wp.vec3), array(out[4], wp.vec3), array(out[0], wp.vec3),
+            int(in_slots), arrays["pairs"], arrays["places"], array(slots, wp.vec3), array(total, wp.vec3), array(out[4], wp.vec3), array(out[0], wp.vec3),
             *(array(x, wp.float32) for x in out[1:4]),
         ]  # fmt: skip
         launcher.over(launcher.module.unproject, len(points), arguments)

@@ -83,7 +83,8 @@ def list_chunks(
     """CPU: a thread owns a chunk of `each` primitives in depth order.
 
     First `places` receives how many of them each tile lists, and `pairs` how many tiles list each of them. Then `places` comes in as where
-    the chunk's part of each tile's list begins, and `pairs` as where each primitive's slots do; ids and slots of the lists are filled.
+    the chunk's part of each tile's list begins, and `pairs` as where each primitive's slots do: `ids` receives the lists, `slots` their places
+    of each primitive, tile by tile.
     """
     chunk = first + wp.tid()
     for rank in range(chunk * each, wp.min((chunk + 1) * each, keys.shape[0])):
@@ -99,7 +100,7 @@ def list_chunks(
                         t = (c * down + ty) * across + tx
                         if fill == 1:
                             ids[places[chunk, t]] = g
-                            slots[places[chunk, t]] = pairs[g] + kept
+                            slots[pairs[g] + kept] = places[chunk, t]
                         places[chunk, t] = places[chunk, t] + 1
                         kept += 1
             if fill == 0:

@@ -249,6 +249,7 @@ def unproject(
     origin: wp.array(dtype=wp.vec2),
     gather: int,
     pairs: wp.array(dtype=wp.int32),
+    places: wp.array(dtype=wp.int32),
     slots: wp.array2d(dtype=wp.vec3),
     total: wp.array2d(dtype=wp.vec3),
     d_colors: wp.array(dtype=wp.vec3),
@@ -282,9 +283,9 @@ def unproject(
             if gather == 1:
                 for k in range(m + 2):
                     total[g, k] = wp.vec3()
-                for p in range(pairs[g], pairs[g + 1]):
+                for pair in range(pairs[g], pairs[g + 1]):
                     for k in range(m + 2):
-                        total[g, k] = total[g, k] + slots[p, k]
+                        total[g, k] = total[g, k] + slots[places[pair], k]
             d_colors[g] = total[g, 0]
             d_o = total[g, 1][0]
             d_s = total[g, 1][1]

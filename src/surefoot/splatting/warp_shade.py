@@ -138,15 +138,71 @@ def shading(lanes: int) -> Any:
         return total
 
     @wp.func
-    def pixel_of(strip: int, lane: int, t: int, across: int, down: int, tile: int, width: int, height: int):
-        """The pixel (camera, row, column, flat) of a lane of tile t; -1 outside the tile or the image."""
+    def pixels_of(strip: int, t: int, across: int, down: int, tile: int, width: int, height: int):
+        """The first pixel (camera, row, column, flat) of a strip of tile t, and how many of its lanes have one."""
         per_row = (tile + LANES - 1) // LANES
-        inner = (strip % per_row) * LANES + lane
+        inner = (strip % per_row) * LANES
         column = (t % across) * tile + inner
         row = ((t // across) % down) * tile + strip // per_row
-        if inner < tile and column < width and row < height:
-            return (t // (across * down) * height + row) * width + column
-        return -1
+        lanes = wp.min(wp.min(LANES, tile - inner), width - column)
+        if row >= height or lanes < 0:
+            lanes = 0
+        return (t // (across * down) * height + row) * width + column, lanes
+
+    @wp.func
+    def show_strip(
+        work: wp.array2d(dtype=V), latest: wp.array2d(dtype=Whole), job: int, r: int, back: wp.vec3, start: int, lanes: int,
+        image: wp.array(dtype=wp.vec3), transmittance: wp.array(dtype=float), last: wp.array(dtype=wp.int32),
+    ):  # fmt: skip
+        """From a job's work space of `forward` to pixels."""
+        red = work[job, 5 * r]
+        green = work[job, 5 * r + 1]
+        blue = work[job, 5 * r + 2]
+        left = work[job, 5 * r + 3]
+        place = latest[job, r]
+        for lane in range(lanes):
+            rest = wp.abs(left[lane])
+            image[start + lane] = wp.vec3(red[lane], green[lane], blue[lane]) + rest * back
+            transmittance[start + lane] = rest
+            last[start + lane] = place[lane]
+
+    @wp.func
+    def show_lost(work: wp.array2d(dtype=V), job: int, r: int, start: int, lanes: int, lost: wp.array(dtype=float)):
+        left = work[job, 5 * r + 3]
+        missed = work[job, 5 * r + 4]
+        for lane in range(lanes):
+            lost[start + lane] = missed[lane] + wp.max(-left[lane], 0.0)
+
+    @wp.func
+    def work_of_strip(
+        work: wp.array2d(dtype=V), latest: wp.array2d(dtype=Whole), t: int, strip: int, back: wp.vec3, start: int, lanes: int,
+        transmittance: wp.array(dtype=float), last: wp.array(dtype=wp.int32), d_image: wp.array(dtype=wp.vec3), d_left: wp.array(dtype=float),
+    ):  # fmt: skip
+        """From pixels to a tile's work space of `backward`; where the last of their samples is."""
+        left = V(1.0)
+        red = V()
+        green = V()
+        blue = V()
+        clear = V()
+        place = Whole()
+        for lane in range(lanes):
+            left[lane] = transmittance[start + lane]
+            upstream = d_image[start + lane]
+            red[lane] = upstream[0]
+            green[lane] = upstream[1]
+            blue[lane] = upstream[2]
+            clear[lane] = d_left[start + lane]
+            place[lane] = last[start + lane]
+        for k in range(3):
+            work[t, 9 * strip + k] = V(back[k])
+        work[t, 9 * strip + 3] = V(1.0)
+        work[t, 9 * strip + 4] = left
+        work[t, 9 * strip + 5] = red
+        work[t, 9 * strip + 6] = green
+        work[t, 9 * strip + 7] = blue
+        work[t, 9 * strip + 8] = clear
+        latest[t, strip] = place
+        return wp.max(place)
 
     @wp.func
     def edge_sum(along: V, weighted: V, x: V):
@@ -200,12 +256,11 @@ def shading(lanes: int) -> Any:
         per_row = strips // tile
         alive = int(0)
         for r in range(each):
+            start, lanes = pixels_of(begin + r, t, across, down, tile, width, height)
             here = V(-1.0)
             for lane in range(LANES):
-                if pixel_of(begin + r, lane, t, across, down, tile, width, height) >= 0:
-                    here[lane] = 1.0
-            if lowest_of(-here) < 0.0:
-                alive += 1
+                here[lane] = wp.where(lane < lanes, 1.0, -1.0)
+            alive += wp.min(lanes, 1)
             for k in range(3):
                 work[job, 5 * r + k] = V(0.0)
             work[job, 5 * r + 3] = here
@@ -272,21 +327,11 @@ def shading(lanes: int) -> Any:
                     work[job, at + 4] = work[job, at + 4] + faint
                 if lowest_of(-after) >= 0.0:
                     alive -= 1
-        back = background[t // (across * down)]
         for r in range(each):
-            here = work[job, 5 * r + 3]
-            missed = work[job, 5 * r + 4]
-            until = latest[job, r]
-            for lane in range(LANES):
-                pixel = pixel_of(begin + r, lane, t, across, down, tile, width, height)
-                if pixel >= 0:
-                    rest = wp.abs(here[lane])
-                    color = wp.vec3(work[job, 5 * r][lane], work[job, 5 * r + 1][lane], work[job, 5 * r + 2][lane])
-                    image[pixel] = color + rest * back
-                    transmittance[pixel] = rest
-                    last[pixel] = until[lane]
-                    if bounding == 1:
-                        lost[pixel] = missed[lane] + wp.max(-here[lane], 0.0)
+            start, lanes = pixels_of(begin + r, t, across, down, tile, width, height)
+            show_strip(work, latest, job, r, background[t // (across * down)], start, lanes, image, transmittance, last)
+            if bounding == 1:
+                show_lost(work, job, r, start, lanes, lost)
 
     @wp.kernel(enable_backward=False, module="unique")
     def backward(
@@ -312,7 +357,6 @@ def shading(lanes: int) -> Any:
         last: wp.array(dtype=wp.int32),
         d_image: wp.array(dtype=wp.vec3),
         d_left: wp.array(dtype=float),
-        places: wp.array(dtype=wp.int32),
         work: wp.array2d(dtype=V),
         latest: wp.array2d(dtype=Whole),
         slots: wp.array2d(dtype=wp.vec3),
@@ -333,35 +377,11 @@ def shading(lanes: int) -> Any:
         until = int(starts[t])
         beyond = background[t // (across * down)]
         for strip in range(strips):
-            at = 9 * strip
-            front = V(1.0)
-            d_r = V()
-            d_g = V()
-            d_b = V()
-            d_T = V()
-            ends = Whole()
-            for lane in range(LANES):
-                pixel = pixel_of(strip, lane, t, across, down, tile, width, height)
-                if pixel >= 0:
-                    front[lane] = transmittance[pixel]
-                    upstream = d_image[pixel]
-                    d_r[lane] = upstream[0]
-                    d_g[lane] = upstream[1]
-                    d_b[lane] = upstream[2]
-                    d_T[lane] = d_left[pixel]
-                    ends[lane] = last[pixel]
-            for k in range(3):
-                work[t, at + k] = V(beyond[k])
-            work[t, at + 3] = V(1.0)
-            work[t, at + 4] = front
-            work[t, at + 5] = d_r
-            work[t, at + 6] = d_g
-            work[t, at + 7] = d_b
-            work[t, at + 8] = d_T
-            latest[t, strip] = ends
-            until = wp.max(until, wp.max(ends))
+            start, lanes = pixels_of(strip, t, across, down, tile, width, height)
+            here = work_of_strip(work, latest, t, strip, beyond, start, lanes, transmittance, last, d_image, d_left)
+            until = wp.max(until, here)
         for p in range(until, starts[t + 1]):
-            clear_slot(slots, places[p], count[ids[p]])
+            clear_slot(slots, p, count[ids[p]])
         for back in range(until - starts[t]):
             p = until - 1 - back
             g = ids[p]
@@ -372,8 +392,7 @@ def shading(lanes: int) -> Any:
             s = q[1]
             o = q[2]
             color = colors[g]
-            slot = places[p]
-            clear_slot(slots, slot, m)
+            clear_slot(slots, p, m)
             for k in range(2 * m):
                 work[t, sums + k] = V(0.0)
             sum_r = V(0.0)
@@ -392,7 +411,7 @@ def shading(lanes: int) -> Any:
                 if per_row > 1 and touched == 1 and strip % per_row != column:
                     # another column of strips: the sums of x must not mix
                     for k in range(m):
-                        slots[slot, 2 + k] = slots[slot, 2 + k] + edge_sum(
+                        slots[p, 2 + k] = slots[p, 2 + k] + edge_sum(
                             work[t, sums + 2 * k], work[t, sums + 2 * k + 1], x
                         )
                         work[t, sums + 2 * k] = V(0.0)
@@ -464,10 +483,8 @@ def shading(lanes: int) -> Any:
                     work[t, sums + 2 * k + 1] = work[t, sums + 2 * k + 1] + share * y
             if touched == 1:
                 for k in range(m):
-                    slots[slot, 2 + k] = slots[slot, 2 + k] + edge_sum(
-                        work[t, sums + 2 * k], work[t, sums + 2 * k + 1], x
-                    )
-                slots[slot, 0] = wp.vec3(lane_sum(sum_r), lane_sum(sum_g), lane_sum(sum_b))
-                slots[slot, 1] = wp.vec3(lane_sum(sum_o), lane_sum(sum_s), lane_sum(sum_a))
+                    slots[p, 2 + k] = slots[p, 2 + k] + edge_sum(work[t, sums + 2 * k], work[t, sums + 2 * k + 1], x)
+                slots[p, 0] = wp.vec3(lane_sum(sum_r), lane_sum(sum_g), lane_sum(sum_b))
+                slots[p, 1] = wp.vec3(lane_sum(sum_o), lane_sum(sum_s), lane_sum(sum_a))
 
     return SimpleNamespace(lanes=lanes, vector=V, whole=Whole, forward=forward, backward=backward)
