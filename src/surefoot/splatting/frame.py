@@ -21,7 +21,16 @@ from surefoot.numerics.kernels import start_warp
 if TYPE_CHECKING:
     from surefoot.splatting.rasterize import Settings
 
-__all__ = ["Frame", "Launcher", "cuda_modules", "error_bound", "prepare_frame", "sums_over_blocks", "sums_over_strips"]
+__all__ = [
+    "Frame",
+    "Launcher",
+    "cuda_modules",
+    "error_bound",
+    "parts_of",
+    "prepare_frame",
+    "sums_over_blocks",
+    "sums_over_strips",
+]
 
 
 @cache
@@ -80,7 +89,7 @@ class Launcher:
         if self.threads == 1 or dim == 1:
             self.wp.launch(kernel, dim=dim, inputs=inputs, device=self.device)
             return
-        parts = deque(_parts(dim, self.threads))
+        parts = deque(parts_of(dim, self.threads))
 
         def work() -> None:
             command = self.wp.launch(kernel, dim=dim, inputs=inputs, device=self.device, record_cmd=True)
@@ -100,8 +109,8 @@ class Launcher:
 
 
 @cache
-def _parts(dim: int, threads: int) -> list[tuple[int, int]]:
-    """(first job, how many): large parts at first, small ones at the end, so that all threads end together."""
+def parts_of(dim: int, threads: int) -> list[tuple[int, int]]:
+    """(first job, how many) of each part: large parts at first, small ones at the end, so that all threads end together."""
     parts, first, least = [], 0, max(1, dim // (32 * threads))
     while first < dim:
         jobs = min(max((dim - first) // (2 * threads), least), dim - first)
@@ -243,8 +252,9 @@ def _list_chunks(
     array, whole, kind = launcher.array, torch.int32, launcher.wp.int32
     chunks = max(min(4 * launcher.threads, total), 1) if launcher.threads > 1 else 1
     each = -(-total // chunks)
-    counts, pairs = torch.zeros(chunks, tiles, dtype=whole), torch.zeros(total + 1, dtype=whole)
-    starts, nothing, of_convex = torch.zeros(tiles + 1, dtype=whole), torch.zeros(1, dtype=whole), array(pairs, kind)
+    counts = torch.zeros(chunks, tiles, dtype=whole, device=device)
+    pairs, starts, nothing = (torch.zeros(size, dtype=whole, device=device) for size in (total + 1, tiles + 1, 1))
+    of_convex = array(pairs, kind)
 
     def walk(fill: int, begin: Tensor, ids: Tensor, places: Tensor) -> None:
         targets = [array(begin, kind), of_convex, array(ids, kind), array(places, kind)]
@@ -256,7 +266,7 @@ def _list_chunks(
     starts[1:] = ends.view(tiles, chunks)[:, -1]
     pairs[1:] = torch.cumsum(pairs[:-1], 0, dtype=whole)
     pairs[0] = 0
-    ids = torch.zeros(max(int(starts[-1]), 1), dtype=whole)
+    ids = torch.zeros(max(int(starts[-1]), 1), dtype=whole, device=device)
     places = torch.empty_like(ids)
     walk(1, (ends - by_tile).view(tiles, chunks).t().contiguous(), ids, places)
     return {"starts": starts, "ids": ids, "pairs": pairs, "places": places}
@@ -288,15 +298,15 @@ def _list_pairs(
 
 
 def sums_over_strips(frame: Frame, transmittance: Tensor, last: Tensor, d_image: Tensor, d_left: Tensor) -> Tensor:
-    """A slot for each pair of a tile and a convex ``(pairs, K + 2, 3)``: sums over the tile's pixels of the
-    gradients of colour, of opacity, z sigma and z delta, then of dL/dd (x, y, 1) of each edge. `unproject` adds each convex's in a fixed
-    order, whatever the threads.
+    """A slot for each pair of a tile and a convex ``(pairs, K + 2, 3)``: sums over the tile's pixels of the gradients of colour, of
+    opacity, z sigma and z delta, then of dL/dd (x, y, 1) of each edge. `unproject` adds each convex's in a fixed order, whatever the
+    threads.
 
     Args:
         transmittance, last: ``(C, H, W)``, at the end, and the place after each pixel's last sample in the list.
         d_image, d_left: gradients ``(C, H, W, 3)``, ``(C, H, W)``.
     """
-    slots = torch.empty(max(frame.listings, 1), frame.corners + 2, 3)
+    slots = torch.empty(max(frame.listings, 1), frame.corners + 2, 3, device=d_left.device)
     given = [
         *frame.listed(), frame.strips, *_pixels(frame, transmittance, last, d_image, d_left),
         *frame.work(9 * frame.strips + 3 * frame.corners), frame.launcher.array(slots, frame.launcher.wp.vec3),

@@ -1,9 +1,11 @@
 """Images of smooth convexes, with gradients: the compiled rasteriser (Warp, the extra `kernels`).
 
-What it computes is `reference.render_reference` (which stands in for it in small scenes where Warp is missing); how fast, and that tiles, strips and threads leave no trace, is this file's and `frame.py`'s part:
+What it computes is `reference.render_reference` (which stands in for it in small scenes where Warp is missing); how fast, and that tiles,
+strips and threads leave no trace, is this file's and `frame.py`'s part:
 
 1. `prepare`: projection, hull, edges; the exact support {d_k <= log(o / tau - 1) / (z^2 sigma delta)} cut by the image gives a box.
-2. Primitives are sorted by depth, then listed for the tiles that their support meets, so that every list is in depth order.
+2. Primitives are sorted by depth; chunks of them count, then fill, the lists of the tiles that their support meets (CPU), or pairs are
+   sorted by tile (CUDA), so that every list is in depth order.
 3. `forward` walks each tile's list; `backward` walks it again from behind.
 4. The gradients of a tile's pair go to a slot of their own and are added in a fixed order, whatever the threads (CPU), or blocks of
    pixels add their sums to the convex (CUDA).
@@ -155,7 +157,7 @@ class _Rasterize(torch.autograd.Function):
         in_slots = launcher.shading.lanes > 1
         if in_slots:
             slots = sums_over_strips(frame, transmittance, ctx.last, d_image, d_left)
-            total = torch.empty(len(colors), *slots.shape[1:])
+            total = slots.new_empty(len(colors), *slots.shape[1:])
         else:
             slots = total = sums_over_blocks(frame, transmittance, ctx.last, d_image, d_left)
         out = [torch.zeros_like(x) for x in (points, delta, delta, delta, colors)]
