@@ -106,9 +106,9 @@ def draw(reader: RunReader, system: System) -> list[dict[str, str]]:
 
 
 def history_plots(histories: Mapping[str, Mapping[str, Any]], most: int = 6) -> str:
-    """Small plots of every recorded quantity over the steps, one line a run, as a data URI; '' without rows."""
+    """Small plots of the recorded quantities that change over the steps, one line a run, as a data URI; '' where there are none."""
     names = list(dict.fromkeys(n for h in histories.values() for n in h if n not in ("k", "seconds")))
-    names = [n for n in names if any(np.isfinite(_numbers(h, n)).sum() > 1 for h in histories.values())][:most]
+    names = [n for n in names if any(_changes(_numbers(h, n)) for h in histories.values())][:most]
     if not names:
         return ""
     from matplotlib.figure import Figure
@@ -116,7 +116,9 @@ def history_plots(histories: Mapping[str, Mapping[str, Any]], most: int = 6) -> 
     with styled():
         rows = math.ceil(len(names) / 2)
         canvas = Figure(figsize=(9.0, 2.6 * rows))
-        axes = np.atleast_1d(canvas.subplots(rows, min(2, len(names)), squeeze=False)).ravel()
+        canvas.set_layout_engine("none")  # fixed spaces: the solver of layouts would take as long as drawing
+        spaces = {"wspace": 0.25, "hspace": 0.65}
+        axes = canvas.subplots(rows, min(2, len(names)), squeeze=False, gridspec_kw=spaces).ravel()
         for axis, name in zip(axes, names, strict=False):
             for label, history in histories.items():
                 if name in history:
@@ -136,6 +138,11 @@ def history_plots(histories: Mapping[str, Mapping[str, Any]], most: int = 6) -> 
         if len(histories) > 1:
             axes[0].legend()
         return svg_uri(canvas)[0]
+
+
+def _changes(values: np.ndarray) -> bool:
+    values = values[np.isfinite(values)]
+    return len(values) > 1 and bool((values != values[0]).any())
 
 
 def _plain(text: str) -> str:
