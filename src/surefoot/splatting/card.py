@@ -241,10 +241,10 @@ def drawing(options: Options) -> Any:
 def run(options: Options, problem: Any, run: RunDir | None) -> Result[Any]:
     """Training, then the certificate."""
     from surefoot.core.solve import solve
-    from surefoot.numerics.kernels import one_torch_thread
+    from surefoot.numerics.threads import torch_threads
     from surefoot.splatting.problem import Picture
 
-    with one_torch_thread():
+    with torch_threads(1):
         if isinstance(problem, Picture):
             return solve(problem, drawing(options), run=run)
         trainer, watch = method(options, problem), []
