@@ -1,5 +1,4 @@
-"""What compiled kernels need of the process: NVIDIA Warp, started without a word on standard error where there is no GPU (what it says
-goes to the log), and torch's threads out of their way."""
+"""NVIDIA Warp, started without a word on standard error where there is no GPU (what it says goes to the log)."""
 
 from __future__ import annotations
 
@@ -7,12 +6,10 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Generator
-from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-__all__ = ["one_torch_thread", "start_warp"]
+__all__ = ["start_warp"]
 
 log = logging.getLogger(__name__)
 
@@ -40,16 +37,3 @@ def start_warp() -> Any:
         if text := said.read().decode(errors="replace").strip():
             log.debug("%s", text)
     return wp
-
-
-@contextmanager
-def one_torch_thread() -> Generator[None]:
-    """torch on one thread for the duration: its others would wait busily on the cores that the kernels' threads need."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

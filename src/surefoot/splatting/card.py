@@ -241,10 +241,10 @@ def drawing(options: Options) -> Any:
 def run(options: Options, problem: Any, run: RunDir | None) -> Result[Any]:
     """Training, then the certificate."""
     from surefoot.core.solve import solve
-    from surefoot.numerics.kernels import one_torch_thread
+    from surefoot.numerics.threads import torch_threads
     from surefoot.splatting.problem import Picture
 
-    with one_torch_thread():
+    with torch_threads(1):
         if isinstance(problem, Picture):
             return solve(problem, drawing(options), run=run)
         trainer, watch = method(options, problem), []
@@ -325,7 +325,7 @@ CARD = System(
             steps=900, rate=6.0, fill=4, drop=0.15, cool=0.1, split_from=150, split_until=600, most=16_000,
         ),
         "glance": Options(
-            steps=72, rate=12.0, fill=4, drop=0.15, cool=0.1, threshold_first=0.02, threshold_until=60,
+            steps=60, rate=12.0, fill=4, drop=0.15, cool=0.1, threshold_first=0.02, threshold_until=50,
         ),
         "paper": Options(
             compat="paper", answer_threshold=0.0, steps=30_000, rate=1.0, start="ball", rule="threshold", degree=3, split_every=200,

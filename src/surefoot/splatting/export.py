@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surefoot.data.scene3d import Mesh, Scene3D, SceneCamera
-from surefoot.numerics.kernels import one_torch_thread
+from surefoot.numerics.threads import torch_threads
 from surefoot.records.files import UnsafeFileError, read_json, regular, write_bytes, write_json
 from surefoot.splatting.drawing import write_svg
 from surefoot.splatting.exchange import (
@@ -97,7 +97,7 @@ def turn(scene: Trained, problem: Capture, frames: int) -> list[Array]:
     views = orbit(problem.views, frames, SWING, float(np.median(ahead)) if len(ahead) else None)
     _, distinct, place = np.unique(np.round(views, 9) + 0.0, axis=0, return_index=True, return_inverse=True)
     step, out = max(1, AT_ONCE // len(scene.points)), []
-    with one_torch_thread():
+    with torch_threads(1):
         for begin in range(0, len(distinct), step):
             images = show(scene, views[distinct[begin : begin + step]], matrix, size).image.numpy()
             out += list(np.round(255 * np.clip(images, 0, 1)).astype(np.uint8))
