@@ -304,7 +304,8 @@ def at_equal_rates(variant: Variant, lr: float, data: Any, left: Any, *, watch: 
     for seed in SEEDS:
         path = CELLS / f"{slug(variant)}-{'fixed' if watch else 'at'}-{lr:g}-{seed}.json"
         if path.is_file() or left():
-            rates = dict.fromkeys([variant.yardstick, *DROPPED, *(["again"] if watch else [])], lr)
+            methods: list[str] = [variant.yardstick, *DROPPED, *(["again"] if watch else [])]
+            rates = dict.fromkeys(methods, lr)
             out.append(cell(variant, rates, seed, data, path, watch=watch))
     return out
 
