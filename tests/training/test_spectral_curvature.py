@@ -63,6 +63,14 @@ def test_products_are_the_dense_matrix(kind: Any, keep: bool) -> None:
         assert torch.allclose(A(v), H @ v, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["ggn", "hessian", "fisher"])
+def test_the_operators_gradient_is_the_losses(kind: Any) -> None:
+    case = problem()
+    A = cu.CurvatureOperator(case.model, case.inputs, case.targets, kind=kind, chunk=16)
+    loss = lambda w: case.losses(case.network(w, case.inputs), case.targets).mean()  # noqa: E731
+    assert torch.allclose(A.gradient(), torch.func.grad(loss)(A.point), rtol=1e-10)
+
+
 @pytest.mark.parametrize("kind", ["ggn", "hessian"])
 def test_ends_of_the_spectrum_agree_with_exact_eigenvalues_to_a_millionth(kind: Any) -> None:
     case = problem(kind)
