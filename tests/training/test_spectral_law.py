@@ -61,6 +61,12 @@ def test_the_arrow_law_reaches_the_theorem_for_weak_noise() -> None:
     assert moved - 2 == pytest.approx(law.moved_eigenvalue(2.0, 40.0, n) - 2, rel=0.02)
 
 
+def test_the_noise_carries_what_it_moves_the_outlier_by_or_its_own_edge() -> None:
+    assert law.noise_curvature(3.0, 10.0, 50) == pytest.approx(law.moved_eigenvalue(3.0, 10.0, 50) - 3.0)
+    assert law.noise_curvature(0.1, 10.0, 50) == law.moved_eigenvalue(0.1, 10.0, 50)
+    assert law.noise_curvature(3.0, 10.0, math.inf) == 0.0
+
+
 def test_effective_batches() -> None:
     assert law.effective_batch(50, 100) == 100
     assert law.effective_batch(100, 100) == math.inf

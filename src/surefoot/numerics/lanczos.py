@@ -88,11 +88,7 @@ class Lanczos:
 
 
 def lanczos(
-    matvec: Matvec,
-    start: Tensor,
-    steps: int,
-    fresh: Callable[[], Tensor] | None = None,
-    enough: Enough | None = None,
+    matvec: Matvec, start: Tensor, steps: int, fresh: Callable[[], Tensor] | None = None, enough: Enough | None = None
 ) -> Lanczos:
     """Run the Lanczos process with full reorthogonalisation, done twice.
 

@@ -26,6 +26,7 @@ __all__ = [
     "largest_rate",
     "minimal_damping",
     "moved_eigenvalue",
+    "noise_curvature",
     "scaled_damping",
     "scaled_rate",
     "spike_overlap",
@@ -71,6 +72,16 @@ def moved_eigenvalue(eigenvalue: float, variance: float, effective: float) -> fl
     if abs(eigenvalue) > math.sqrt(noise):
         return eigenvalue + noise / eigenvalue
     return math.copysign(2 * math.sqrt(noise), eigenvalue)
+
+
+def noise_curvature(eigenvalue: float, variance: float, effective: float) -> float:
+    """What the sampling noise adds: ``V / (b |lam|)`` beside an outlier, its own edge ``2 sqrt(V / b)`` where it has swallowed that.
+
+    Args:
+        eigenvalue, variance, effective: see `moved_eigenvalue`.
+    """
+    noise = variance / effective
+    return noise / abs(eigenvalue) if abs(eigenvalue) > math.sqrt(noise) else 2 * math.sqrt(noise)
 
 
 def spike_overlap(eigenvalue: float, variance: float, effective: float) -> float:

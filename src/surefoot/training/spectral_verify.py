@@ -327,7 +327,7 @@ def _batches(case: _Case, dossier: Dossier, thresholds: bool) -> tuple[Array, Ar
         size = case.sizes[j]
         rows = torch.from_numpy(np.sort(case.streams.numpy("batch", size, i).choice(n, size, replace=False)))
         if thresholds:
-            found, said, near = 2 / case.top_of_hessian(dossier.seed, rows), threshold[j, i], 1e-2
+            found, said, near = 2 / (case.top_of_hessian(dossier.seed, rows) + plan.weight_decay), threshold[j, i], 1e-2
         else:
             found, said, near = case.top(dossier.seed, rows), measured[j, i], 5e-3
         _require(
@@ -347,17 +347,19 @@ def _answer(case: _Case, dossier: Dossier) -> Any:
     along = float(((first**2).sum(axis=1) + np.asarray(rows["spread"], dtype=np.float64)[:, 0, 0]).mean()) - top**2
     share = 1 / sizes - 1 / n
     measured, threshold = np.asarray(kept["measured"]), np.asarray(kept["threshold"])
-    rate = 2 / np.median(drawn, axis=1)
+    decay, noise = case.plan.weight_decay, max(along, 0.0) * share
+    rate = 2 / (np.median(drawn, axis=1) + decay)
     expected = {
-        "batch": sizes * case.single.unit, "predicted": drawn.mean(axis=1), "theorem": _moved(top, max(along, 0.0) * share),
-        "isotropic": _moved(top, float(np.asarray(rows["random"], dtype=np.float64).mean()) * share),
-        "measured": np.array([row[np.isfinite(row)].mean() for row in measured]),
+        "batch": sizes * case.single.unit, "predicted": drawn.mean(axis=1) + decay, "theorem": _moved(top, noise) + decay,
+        "isotropic": _moved(top, float(np.asarray(rows["random"], dtype=np.float64).mean()) * share) + decay,
+        "damping": np.where(top > np.sqrt(noise), noise / max(top, 1e-300), 2 * np.sqrt(noise)) / 2,  # half the noise's curvature
+        "measured": np.array([row[np.isfinite(row)].mean() for row in measured]) + decay,
         "spread": np.array([_error(row[np.isfinite(row)]) for row in measured]), "rate": rate,
         "threshold": np.array([np.median(t[np.isfinite(t)]) if np.isfinite(t).any() else np.nan for t in threshold]),
         "trains": np.array([_rung(t, r) for t, r in zip(np.asarray(kept["tried"]), rate, strict=True)]),
     }  # fmt: skip
     for name, value in expected.items():
-        near = 1e-4 if name in ("theorem", "isotropic") else 1e-9  # these rest on the float32 eigenvalue
+        near = 1e-4 if name in ("theorem", "isotropic", "damping") else 1e-9  # these rest on the float32 eigenvalue
         _require(
             np.allclose(getattr(answer, name), value, rtol=near, atol=0, equal_nan=True),
             f"the answer's {name} is not the evidence's",
@@ -440,7 +442,8 @@ def _descends(case: _Case, size: int, rate: float) -> bool:
     for t in range(problem.plan.trained):
         rows = torch.from_numpy(np.sort(case.streams.numpy("train", size, t).choice(problem.rows, size, replace=False)))
         x, y = problem.part(rows)
-        w = w - rate * torch.func.grad(lambda u, x=x, y=y: losses(flat(u, x), y).mean())(w)
+        slope = torch.func.grad(lambda u, x=x, y=y: losses(flat(u, x), y).mean())(w)
+        w = w - rate * (slope + problem.plan.weight_decay * w)
         if not bool(torch.isfinite(w).all()):
             return False
     with torch.no_grad():
