@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -184,6 +184,7 @@ class Flattened:
 
     module: nn.Module
     names: tuple[str, ...] | None = None
+    _shapes: tuple[tuple[str, torch.Size], ...] = field(default=(), init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         own = dict(self.module.named_parameters())
@@ -192,6 +193,7 @@ class Flattened:
         if unknown:
             raise ValueError(f"The module has no parameters called {unknown}; it has {sorted(own)}.")
         object.__setattr__(self, "names", names)
+        object.__setattr__(self, "_shapes", tuple((name, own[name].shape) for name in names))
 
     def _parameters(self) -> list[tuple[str, nn.Parameter]]:
         own = dict(self.module.named_parameters())
@@ -204,10 +206,8 @@ class Flattened:
 
     def split(self, vector: Tensor) -> dict[str, Tensor]:
         """Views of the vector, one a parameter, by name."""
-        named = self._parameters()
-        sizes = [math.prod(parameter.shape) for _, parameter in named]
-        pieces: Sequence[Tensor] = torch.split(vector, sizes)
-        return {name: piece.view(parameter.shape) for (name, parameter), piece in zip(named, pieces, strict=True)}
+        pieces: Sequence[Tensor] = torch.split(vector, [math.prod(shape) for _, shape in self._shapes])
+        return {name: piece.view(shape) for (name, shape), piece in zip(self._shapes, pieces, strict=True)}
 
     def __call__(self, vector: Tensor, *inputs: Any) -> Any:
         """The module's output with these parameters."""

@@ -23,6 +23,7 @@ from surefoot.training.spectral_rows import Network, everywhere
 __all__ = ["MeasureRates", "MeasureState", "growth_threshold", "measured_batches", "still_trains"]
 
 ROWS = 128  # rows of a unit of work on single rows
+DRAWN_ROWS = 8192  # rows of draws that are solved at once
 ROW_BUDGET = 2048  # small batches vary more: measure as many as have so many rows together
 TIGHT = 1e-3  # relative tolerance of a measured batch's top eigenvalue
 TURNS, NUDGE = 200, 1e-5  # linearised steps until the direction has settled, at most; length of the finite difference
@@ -204,9 +205,11 @@ def _rows(problem: Curvature, state: MeasureState, s: int) -> None:
 def _predict(problem: Curvature, state: MeasureState, j: int) -> None:
     size = problem.sizes[j]
     center, spread, own = (t.double().numpy() for t in (state.center, state.spread, state.own))
-    for i in range(problem.plan.draws):
-        rows = problem.batch(state.streams.numpy("draw", size, i), size).numpy()
-        state.drawn[j, i] = law.compressed(center[rows], spread[rows], own[rows], size)
+    each = max(1, DRAWN_ROWS // size)
+    for s in range(0, problem.plan.draws, each):
+        chosen = range(s, min(s + each, problem.plan.draws))
+        rows = np.stack([problem.batch(state.streams.numpy("draw", size, i), size).numpy() for i in chosen])
+        state.drawn[j, s : s + each] = torch.from_numpy(law.compressed(center[rows], spread[rows], own[rows], size))
 
 
 def _batch(problem: Curvature, state: MeasureState, j: int, i: int) -> None:
