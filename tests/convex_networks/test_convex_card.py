@@ -47,7 +47,9 @@ def test_text_classes_are_learnt_and_the_exported_network_is_the_same(tmp_path: 
     with torch.no_grad():
         np.testing.assert_allclose(to_torch(network)(torch.from_numpy(values)).numpy(), scores, atol=1e-10)
     assert "right on rows kept apart" in CARD.headline(reader)
-    assert [f.name for f in CARD.figures(reader)] == ["bounds", "region", "neurons"]
+    drawn = {f.name: f.figure for f in CARD.figures(reader)}
+    assert list(drawn) == ["bounds", "region", "neurons"]
+    assert (drawn["region"].axes[0].get_xlabel(), drawn["region"].axes[0].get_ylabel()) == ("width", "height")
 
 
 def test_onnx_gives_the_same_scores(tmp_path: Path) -> None:

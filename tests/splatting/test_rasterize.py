@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from convex_scenes import DOUBLE, HEIGHT, WIDTH, camera, convexes, turned
 from surefoot.splatting.reference import render_reference
 
 pytest.importorskip("warp", reason="the rasteriser needs Warp (extra: kernels)")
+from surefoot.splatting.frame import parts_of
 from surefoot.splatting.rasterize import Settings, rasterize
 
 VIEW, MATRIX = camera()
@@ -115,6 +117,42 @@ def test_threads_change_no_bit_of_the_gradient():
         found.append([t.grad for t in leaves])
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+def test_threads_change_no_bit_of_many_cameras_gradients():
+    """Some convexes cross a near plane, some stand in many tiles, and two renders wait for one backward pass."""
+    c = convexes(15, 200, size=0.3)
+    views = VIEW.repeat(3, 1, 1)
+    views[1, 0, 3], views[2, 2, 3] = 0.3, -3.0
+    found = []
+    for threads in (1, 2, 5):
+        leaves = c.leaves(torch.float32)
+        settings = Settings(threads=threads, tile=8)
+        shown = [
+            fast(leaves, settings, views[part], MATRIX.repeat(len(views[part]), 1, 1))
+            for part in (slice(0, 2), slice(2, 3))
+        ]
+        sum(one.image.square().sum() for one in shown).backward()
+        found.append([*(one.image.detach() for one in shown), *(leaf.grad for leaf in leaves)])
+    assert all(bool(t.any()) for t in found[0])
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+def test_parts_of_a_launch_are_all_its_jobs():
+    for threads in (1, 2, 7):
+        for jobs in (1, 2, 5, 99, 7677):
+            parts = parts_of(jobs, threads)
+            assert [job for first, many in parts for job in range(first, first + many)] == list(range(jobs))
+            assert parts[-1][1] <= max(1, jobs // (32 * threads))  # the last is short, so that no thread waits long
+
+
+def test_renders_from_several_threads_at_once():
+    scenes = [[t.float() for t in convexes(seed, 60, size=0.2).tensors()] for seed in range(6)]
+    alone = [fast(tensors, Settings(threads=1)).image for tensors in scenes]
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(lambda tensors: fast(tensors, Settings(threads=3)).image, scenes))
+    assert all(torch.equal(a, b) for a, b in zip(together, alone, strict=True))
 
 
 def test_many_cameras_are_one_after_another():

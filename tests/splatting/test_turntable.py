@@ -64,6 +64,40 @@ def test_a_full_ring_is_walked_around_and_an_arc_is_swung() -> None:
     assert angle.max() > 0.3
 
 
+def test_a_pair_with_parallel_axes_is_swung_around_what_lies_before_it() -> None:
+    """Axes that never meet say nothing of the distance: it comes from the scene, and every view looks there."""
+    views = np.stack([np.eye(4)] * 3)
+    views[2, 0, 3] = -0.2
+    point = np.array([0.2 / 3, 0.0, 3.0])
+    swung = orbit(views, 12, least=4.0, away=3.0)
+    seen = swung[:, :3, :3] @ point + swung[:, :3, 3]
+    assert np.allclose(seen[:, :2], 0.0)
+    assert np.allclose(seen[:, 2], 3.0, rtol=1e-3)
+    angle = np.rad2deg(np.arcsin((places(swung) - point)[:, 0] / seen[:, 2]))
+    assert np.isclose(angle.max(), 4.0)
+    assert np.isclose(angle.min(), -4.0)
+
+
+def test_every_frame_of_the_sample_turn_shows_the_scene() -> None:
+    """The stereo pair: five photos, four of them from one place."""
+    pytest.importorskip("warp", reason="the rasteriser needs Warp (extra: kernels)")
+    from surefoot.core.random import Streams
+    from surefoot.data.samples import SampleMissingError
+    from surefoot.splatting.card import Options, method
+    from surefoot.splatting.export import turn
+    from surefoot.splatting.loading import stereo_capture
+
+    try:
+        capture, _ = stereo_capture(8, 12)
+    except SampleMissingError as error:
+        pytest.skip(str(error))
+    trainer = method(Options(), capture)
+    frames = turn(trainer.answer(capture, trainer.init(capture, None, Streams(0))), capture, 12)
+    dark = np.array([(frame.max(axis=2) < 8).mean() for frame in frames])
+    assert dark.max() < 0.3, dark
+    assert len({frame.tobytes() for frame in frames}) == 7  # there and back
+
+
 def test_a_gif_repeats(tmp_path: Path) -> None:
     frames = [np.full((6, 8, 3), 40 * i, dtype=np.uint8) for i in range(4)]
     assert write_gif(tmp_path / "it.gif", frames, 50) == 4

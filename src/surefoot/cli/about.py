@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,12 @@ def info(arguments: list[str]) -> int:
         lines += [f"  credit     {sample.credit}"] if sample.credit else []
         lines += [f"  needs      pip install 'surefoot[{sample.extra}]'"] if sample.extra else []
         sample = sample.fallback
+    for stop in system.stops:
+        lines += ["", f"on the tour  {stop.title}{', where SUREFOOT_DATA holds it' if stop.inputs else ''}"]
+        lines += [f"  licence    {stop.licence}"] if stop.licence else []
+        lines += [f"  credit     {stop.credit}"] if stop.credit else []
+        given = [f'"$SUREFOOT_DATA/{path}"' for path in stop.inputs]
+        lines += [" ".join(["  run        surefoot run", system.name, *given, shlex.join(stop.flags)])]
     lines += ["", "options"]
     helps = _option_help(system.options)
     for field in dataclasses.fields(system.options):
@@ -86,7 +93,7 @@ def _option_help(options: type) -> dict[str, str]:
 
 
 def tour(arguments: list[str]) -> int:
-    """every card on its sample, into one page"""
+    """every card on its sample, and at its further stops, into one page"""
     parser = parser_for("tour", tour)
     parser.add_argument("--only", action="append", metavar="NAME", help="only this card (may be repeated)")
     parser.add_argument("--jobs", type=int, default=1, help="cards at a time")
@@ -96,13 +103,12 @@ def tour(arguments: list[str]) -> int:
     from surefoot.report.tour import tour as go
 
     systems = [catalog.find(n) for n in asked.only] if asked.only else list(catalog.cards().values())
-    page, stops = go(systems, Path(asked.out), asked.jobs)
-    for stop in stops:
-        sys.stdout.write(
-            f"{stop.system.name:<24} {'ok' if stop.code == 0 else f'failed ({stop.said})'}  {stop.seconds:.1f} s\n"
-        )
+    page, visits = go(systems, Path(asked.out), asked.jobs)
+    for visit in visits:
+        clock = "" if visit.skipped else f"  {visit.seconds:.1f} s"
+        sys.stdout.write(f"{visit.name:<24} {visit.outcome}{clock}\n")
     sys.stdout.write(f"tour page: {page}\n")
-    return OK if all(stop.code == 0 for stop in stops) else FAILED
+    return OK if all(visit.code == 0 for visit in visits) else FAILED
 
 
 def bench(arguments: list[str]) -> int:

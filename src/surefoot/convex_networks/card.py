@@ -186,7 +186,7 @@ def write_answer(answer: Network, problem: PatternProgram, folder: Path) -> None
     """safetensors (state_dict of Linear, ReLU, Linear on the raw table), npz and JSON."""
     from surefoot.convex_networks.export import write_network
 
-    write_network(answer, folder)
+    write_network(answer, folder, problem.names)
 
 
 def read_answer(folder: Path) -> Network:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,8 +81,9 @@ def to_onnx(network: Network, path: str | Path, *, dtype: str = "float32") -> No
     write_bytes(Path(path), model.SerializeToString())
 
 
-def write_network(network: Network, folder: Path) -> None:
-    """`network.safetensors` (state_dict of `to_torch`), `network.npz` (weights as trained, scaling), `network.json` (labels)."""
+def write_network(network: Network, folder: Path, columns: Sequence[str] = ()) -> None:
+    """`network.safetensors` (state_dict of `to_torch`), `network.npz` (weights as trained, scaling), `network.json` (labels, and the
+    names of the table's columns)."""
     from safetensors.torch import save
 
     state = {name: value.contiguous() for name, value in to_torch(network).state_dict().items()}
@@ -92,7 +94,7 @@ def write_network(network: Network, folder: Path) -> None:
         arrays |= {"centre": scaling.centre, "spread": scaling.spread, "bias": np.array([int(scaling.bias)])}
     write_npz(folder / FILES[1], arrays)
     write_json(folder / FILES[2], {
-        "layers": ["Linear", "ReLU", "Linear"], "neurons": network.width, "classes": list(network.classes),
+        "layers": ["Linear", "ReLU", "Linear"], "neurons": network.width, "classes": list(network.classes), "columns": list(columns),
     })  # fmt: skip
 
 

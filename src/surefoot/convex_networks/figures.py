@@ -10,6 +10,7 @@ import numpy as np
 from surefoot.convex_networks.export import folded, read_network
 from surefoot.core.certificate import Claim, read_claims
 from surefoot.core.system import Figure
+from surefoot.records.files import read_json
 from surefoot.records.numbers import as_number, to_float
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def figures(reader: RunReader) -> Sequence[Figure]:
     ]
     columns = folded(network)[0].shape[1]
     if columns == 2:
-        found.append(Figure("region", "The network's score over the two columns.", _region(network)))
+        found.append(Figure("region", "The network's score over the two columns.", _region(network, _columns(reader))))
     found.append(
         Figure(
             "neurons",
@@ -165,7 +166,13 @@ def _neurons(network: Any) -> Any:
     return canvas
 
 
-def _region(network: Any) -> Any:
+def _columns(reader: RunReader) -> tuple[str, str]:
+    """What the two columns of the table are called."""
+    names = read_json(reader.answer_dir / "network.json").get("columns") or ("first column", "second column")
+    return str(names[0]).replace("$", r"\$"), str(names[1]).replace("$", r"\$")
+
+
+def _region(network: Any, columns: tuple[str, str]) -> Any:
     from matplotlib.figure import Figure as Canvas
 
     canvas = Canvas(figsize=(5.4, 4.6))
@@ -181,7 +188,7 @@ def _region(network: Any) -> Any:
         sides[0], sides[1], score.reshape(160, 160), cmap="RdBu_r", vmin=-largest, vmax=largest, rasterized=True
     )
     axis.contour(sides[0], sides[1], score.reshape(160, 160), levels=[0.0], colors="#222", linewidths=1.2)
-    axis.set(xlabel="first column", ylabel="second column")
+    axis.set(xlabel=columns[0], ylabel=columns[1])
     axis.grid(visible=False)
     canvas.colorbar(shown, ax=axis, label="score")
     return canvas

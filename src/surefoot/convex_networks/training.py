@@ -7,6 +7,7 @@ multipliers exceed beta bring new patterns in, patterns without weight leave, an
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,7 @@ from surefoot.convex_networks.state import ConvexState, gap_of
 from surefoot.core.certificate import Certificate
 from surefoot.core.method import Look, Method, Status
 from surefoot.core.random import Streams
+from surefoot.numerics.threads import torch_threads
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,9 @@ EXACT = 5e-5
 
 CHECK_EVERY = 50
 """ADMM iterations between looks at the gap."""
+
+ONE_THREAD = 1500
+"""Rows up to which torch gets one thread."""
 
 
 @dataclass(frozen=True)
@@ -118,17 +123,23 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
     def step(self, problem: PatternProgram, state: ConvexState) -> ConvexState:
         if state.phase == "done":
             return state
-        if state.phase == "begin":
-            self._begin(problem, state)
-        # an interior-point iteration is a block of work in itself
-        for _ in range(
-            state.room(1 if self.inner.chosen(problem, len(state.directions)) == "interior" else self.block)
-        ):
-            if self._iterate(problem, state):
-                self._close(problem, state)
-                if state.phase == "done":
-                    break
+        with self._threads(problem):
+            if state.phase == "begin":
+                self._begin(problem, state)
+            # an interior-point iteration is a block of work in itself
+            for _ in range(
+                state.room(1 if self.inner.chosen(problem, len(state.directions)) == "interior" else self.block)
+            ):
+                if self._iterate(problem, state):
+                    self._close(problem, state)
+                    if state.phase == "done":
+                        break
         return state
+
+    @staticmethod
+    def _threads(problem: PatternProgram) -> AbstractContextManager[None]:
+        """One thread for tables on which a second one waits more than it works."""
+        return torch_threads(1) if len(problem.features) <= ONE_THREAD else nullcontext()
 
     def look(self, state: ConvexState) -> Look:
         row = {
@@ -152,9 +163,10 @@ class ConvexTraining(Method[PatternProgram, ConvexState, Network]):
     def certify(self, problem: PatternProgram, state: ConvexState) -> Certificate:
         from surefoot.convex_networks.certify import certify_training
 
-        if state.v is None or (state.phase != "done" and state.inner):
-            self._settle(problem, state)
-        return certify_training(problem, self.answer(problem, state), state, self)
+        with self._threads(problem):
+            if state.v is None or (state.phase != "done" and state.inner):
+                self._settle(problem, state)
+            return certify_training(problem, self.answer(problem, state), state, self)
 
     # ---- rounds ------------------------------------------------------------------------------------------------
     def _begin(self, problem: PatternProgram, state: ConvexState) -> None:

@@ -19,6 +19,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "verify": ["Dossier", "Verdict", "compare", "refute", "unchecked", "verify", "verify_run"],
         "checkpoint": ["Every", "load_checkpoint", "save_checkpoint"],
         "rundir": ["RunDir", "RunReader"],
-        "system": ["Figure", "InputSpec", "Inputs", "Paper", "Sample", "System", "Traits", "execute"],
+        "system": ["Figure", "InputSpec", "Inputs", "Paper", "Sample", "System", "TourStop", "Traits", "execute"],
     },
 )  # fmt: skip

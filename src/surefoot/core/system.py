@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surefoot.records.files import UnsafeFileError
-from surefoot.records.inputs import Inputs, InputSpec, Sample, find_input, mismatch
+from surefoot.records.inputs import Inputs, InputSpec, Sample, TourStop, find_input, mismatch
 from surefoot.records.paper import Paper
 from surefoot.records.trees import options_from_json, options_to_json
 
@@ -49,13 +49,12 @@ class System:
         name, aliases, title: the command's name, other names, a headline.
         options: a frozen dataclass of what can be chosen; its fields become the command's flags.
         presets: "default", "tour" (at most 10 s) and "paper" options.
-        inputs, sample: what it reads.
+        inputs, sample, stops: what it reads; `stops` are further ones of the tour.
         load: (options, inputs) -> problem; used by run and by verify.
         run: (options, problem, run directory or None) -> result; usually one call of `solve`.
         write_answer, read_answer: the answer in its field's own format, into and from a folder.
         checks: () -> checkers by key (a function, so that they load late).
-        figures: run directory -> pictures.
-        headline: run directory -> one sentence of what was found.
+        figures, headline: run directory -> pictures, and one sentence of what was found.
         scene: run directory -> `data.scene3d.Scene3D`, for `surefoot view`, where there is one to walk through.
         tiny: () -> smallest (problem, method) pairs, for the contract tests.
         tiny_options, tiny_inputs: options and input files (written into a folder, by role) of the smallest run.
@@ -76,6 +75,7 @@ class System:
     domain: str = ""
     presets: Mapping[str, Any] = field(default_factory=dict)
     inputs: tuple[InputSpec, ...] = ()
+    stops: tuple[TourStop, ...] = ()
     figures: Callable[[RunReader], Sequence[Figure]] = lambda reader: ()
     headline: Callable[[RunReader], str] = lambda reader: ""
     scene: Callable[[RunReader], Any] | None = None

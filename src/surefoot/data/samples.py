@@ -1,10 +1,11 @@
-"""Samples that are read where they are installed: inside another package's folder, without importing it, never copied."""
+"""Samples that are read where they are: inside another package's folder, without importing it, or in the data collection; never copied."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,21 @@ def at_hand(inputs: Inputs, sample: Sample, first: Callable[[], T], second: Call
             raise FileNotFoundError(str(error)) from error
         log.warning("fallback sample: %s", error)
         return second(str(error))
+
+
+def collected(inside: str) -> Path:
+    """A file or folder of the data collection, which lies where SUREFOOT_DATA says.
+
+    Raises:
+        SampleMissingError: the variable is not set, or names a folder without it.
+    """
+    folder = os.environ.get("SUREFOOT_DATA")
+    if not folder:
+        raise SampleMissingError("SUREFOOT_DATA is not set: the data collection is not at hand")
+    path = Path(folder) / inside
+    if not path.exists():
+        raise SampleMissingError(f"the data collection in SUREFOOT_DATA has no {inside}")
+    return path
 
 
 def packaged(top_level_name: str, inside: str, *, digest: str, distribution: str = "", extra: str = "") -> PackagedFile:

@@ -1,4 +1,4 @@
-"""NVIDIA Warp, started without a word on standard error where there is no GPU: what it says goes to the log."""
+"""NVIDIA Warp, started without a word on standard error where there is no GPU (what it says goes to the log)."""
 
 from __future__ import annotations
 

@@ -40,6 +40,26 @@ class Sample:
     fallback: Sample | None = None
 
 
+@dataclass(frozen=True)
+class TourStop:
+    """A further stop of a card on the tour: on another sample, or on files of the data collection, the folder that SUREFOOT_DATA names.
+
+    Attributes:
+        name: its run is called CARD-NAME.
+        title: what is there.
+        flags: of `surefoot run`, such as ``("--preset", "tour")``.
+        inputs: paths within the collection, in the order of the card's inputs; none takes a sample.
+        licence, credit: of the files.
+    """
+
+    name: str
+    title: str
+    flags: tuple[str, ...]
+    inputs: tuple[str, ...] = ()
+    licence: str = ""
+    credit: str = ""
+
+
 class Inputs:
     """The inputs of a run, opened through here so that each is recorded with its hash.
 

@@ -88,12 +88,21 @@ def svg_uri(figure: Any) -> tuple[str, bytes]:
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode(), buffer.getvalue()
 
 
+def draw_figures(path: str | Path, system: System) -> tuple[list[dict[str, str]], str]:
+    """The figures of a finished run, drawn into it, and '' or why there are none; reads no verdict, so it need not wait for one."""
+    reader = RunReader(path)
+    if not (reader.has("answer") and reader.config.get("status") == "finished"):
+        return [], ""
+    return guarded("Figures", lambda: draw(reader, system), [])
+
+
 def draw(reader: RunReader, system: System) -> list[dict[str, str]]:
     """The card's figures, saved as figures/NAME.svg and .png, and what a page needs of them."""
     shown = []
     with styled():
         for figure in system.figures(reader):
             uri, svg = svg_uri(figure.figure)
+            figure.figure.set_layout_engine("none")  # it stays as it was laid out
             png = io.BytesIO()
             figure.figure.savefig(png, format="png", dpi=150)
             write_bytes(inside(reader.root, f"figures/{figure.name}.svg"), svg)
@@ -105,9 +114,9 @@ def draw(reader: RunReader, system: System) -> list[dict[str, str]]:
 
 
 def history_plots(histories: Mapping[str, Mapping[str, Any]], most: int = 6) -> str:
-    """Small plots of every recorded quantity over the steps, one line a run, as a data URI; '' without rows."""
+    """Small plots of the recorded quantities that change over the steps, one line a run, as a data URI; '' where there are none."""
     names = list(dict.fromkeys(n for h in histories.values() for n in h if n not in ("k", "seconds")))
-    names = [n for n in names if any(np.isfinite(_numbers(h, n)).sum() > 1 for h in histories.values())][:most]
+    names = [n for n in names if any(_changes(_numbers(h, n)) for h in histories.values())][:most]
     if not names:
         return ""
     from matplotlib.figure import Figure
@@ -115,7 +124,9 @@ def history_plots(histories: Mapping[str, Mapping[str, Any]], most: int = 6) -> 
     with styled():
         rows = math.ceil(len(names) / 2)
         canvas = Figure(figsize=(9.0, 2.6 * rows))
-        axes = np.atleast_1d(canvas.subplots(rows, min(2, len(names)), squeeze=False)).ravel()
+        canvas.set_layout_engine("none")  # fixed spaces: the solver of layouts would take as long as drawing
+        spaces = {"wspace": 0.25, "hspace": 0.65}
+        axes = canvas.subplots(rows, min(2, len(names)), squeeze=False, gridspec_kw=spaces).ravel()
         for axis, name in zip(axes, names, strict=False):
             for label, history in histories.items():
                 if name in history:
@@ -135,6 +146,11 @@ def history_plots(histories: Mapping[str, Mapping[str, Any]], most: int = 6) -> 
         if len(histories) > 1:
             axes[0].legend()
         return svg_uri(canvas)[0]
+
+
+def _changes(values: np.ndarray) -> bool:
+    values = values[np.isfinite(values)]
+    return len(values) > 1 and bool((values != values[0]).any())
 
 
 def _plain(text: str) -> str:
@@ -199,16 +215,18 @@ def guarded(what: str, make: Callable[[], T], otherwise: T) -> tuple[T, str]:
         return otherwise, f"{what} cannot be made from the files of this run ({type(error).__name__}: {error})."
 
 
-def write_report(path: str | Path, system: System) -> Path:
-    """Draw the figures and write report.html into the run; needs nothing but the run directory."""
+def write_report(path: str | Path, system: System, drawn: tuple[list[dict[str, str]], str] | None = None) -> Path:
+    """Write report.html into the run; needs nothing but the run directory.
+
+    Args:
+        drawn: what `draw_figures` gave; None draws them now.
+    """
     reader = RunReader(path)
     config = reader.config
     rows = claim_rows(reader)
+    figures, wrong = draw_figures(path, system) if drawn is None else drawn
     complete = reader.has("answer") and config.get("status") == "finished"
-    lead, figures = str(config.get("reason", "")), list[dict[str, str]]()
-    if complete:
-        figures, wrong = guarded("Figures", lambda: draw(reader, system), [])
-        lead = f"{headline(system, reader)} {wrong}".strip()
+    lead = f"{headline(system, reader)} {wrong}".strip() if complete else str(config.get("reason", ""))
     html = page(
         "report.html", card=system.name, title=system.title, when=config.get("created", ""), status=config.get("status", ""),
         headline=lead, judged=reader.judged, tiles=tiles(reader, rows), figures=figures, rows=rows, why_none=config.get("reason", ""),

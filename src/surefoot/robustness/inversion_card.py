@@ -96,10 +96,11 @@ def load(options: Options, inputs: Inputs) -> Any:
         import numpy as np
         import torch
 
+        from surefoot.numerics.threads import torch_threads
         from surefoot.robustness.denoising import train_denoiser
 
         rows = torch.from_numpy(np.concatenate([problem.start, problem.validation]))
-        with _one_thread():
+        with torch_threads(1):  # sums in one order: the same weights whatever the threads
             denoiser = train_denoiser(problem.images[rows], noise_stds=(0.02, max([0.1, *options.noise])))
         problem = dataclasses.replace(problem, denoiser=denoiser)
     return problem
@@ -144,6 +145,7 @@ def _poisoned(options: Options, inputs: Inputs, sample: Sample, note: str) -> An
     import torch
 
     from surefoot.data.digits import mnist_5000, small_digits
+    from surefoot.numerics.threads import torch_threads
     from surefoot.records.fingerprint import fingerprint
     from surefoot.robustness.networks import SmallCNN, train_small_cnn
     from surefoot.robustness.poisoning import Planted, poison_dataset, zoo_trigger
@@ -163,7 +165,7 @@ def _poisoned(options: Options, inputs: Inputs, sample: Sample, note: str) -> An
         "epochs": options.plant_epochs,
     }  # fmt: skip
     if inputs.only is None:
-        with _one_thread():
+        with torch_threads(1):
             model = train_small_cnn(train, train_labels.numpy(), classes=10, epochs=options.plant_epochs)
     else:  # a verification takes the weights from the evidence
         model = SmallCNN(1, digits.images.shape[2], 10).eval()
@@ -181,21 +183,6 @@ def _poisoned(options: Options, inputs: Inputs, sample: Sample, note: str) -> An
     )
     clean, clean_labels = digits.images[digits.train :], digits.labels[digits.train :]
     return suspect(classifier, clean, clean_labels, planted=planted, split=options.compat != "paper", ask=False)
-
-
-class _one_thread:  # noqa: N801 - reads as a statement
-    """Sums in training come in one order, so that the same machine finds the same weights whatever the threads."""
-
-    def __enter__(self) -> None:
-        import torch
-
-        self.threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-
-    def __exit__(self, *error: object) -> None:
-        import torch
-
-        torch.set_num_threads(self.threads)
 
 
 def scan(options: Options) -> Scan:

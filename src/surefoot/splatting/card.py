@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from surefoot._lazy import later
-from surefoot.core.system import Inputs, InputSpec, Paper, Sample, System, Traits
+from surefoot.core.system import Inputs, InputSpec, Paper, Sample, System, TourStop, Traits
 
 if TYPE_CHECKING:
     from surefoot.core.rundir import RunDir
@@ -136,6 +136,22 @@ SAMPLE = Sample(
     fallback=FALLBACK,
 )
 
+STOPS = (
+    TourStop(
+        "turntable",
+        "Coloured boxes on a turntable, seen from where no photo was taken",
+        ("--preset", "tour", "--sample", "turntable"),
+    ),
+    TourStop(
+        "buddha",
+        title="A plaster head on a table: 12 photos to train on, the view from above held out",
+        flags=("--preset", "glance", "--reduce", "4", "--test", "00049.jpg"),
+        inputs=("convex-splatting/buddha",),
+        licence="CC BY 4.0",
+        credit="Buddha Dataset 1.0, S. Gasparini, F. Castan, Y. Lanthony, LADIO project; 13 of 67 photos, cropped and reduced",
+    ),
+)
+
 
 def load(options: Options, inputs: Inputs) -> Any:
     """The capture given, or a sample."""
@@ -208,7 +224,7 @@ def method(options: Options, problem: Any = None) -> Any:
         split_share=options.split_share, split_threshold=options.split_threshold, split_every=options.split_every,
         split_from=options.split_from, split_until=until, most=options.most, reset_every=options.reset_every, settings=settings,
         light=options.light, cool=options.cool, drop=options.drop, exposure=options.exposure,
-        random_background=options.random_background, full_gradients=options.full_gradients, lpips=options.lpips, threshold_first=options.threshold_first, threshold_until=options.threshold_until, answer_threshold=options.answer_threshold,
+        random_background=options.random_background, full_gradients=options.full_gradients, lpips=options.lpips, judge_every=min(50, max(12, options.steps // 6)), threshold_first=options.threshold_first, threshold_until=options.threshold_until, answer_threshold=options.answer_threshold,
     )  # fmt: skip
 
 
@@ -223,15 +239,12 @@ def drawing(options: Options) -> Any:
 
 
 def run(options: Options, problem: Any, run: RunDir | None) -> Result[Any]:
-    """Training, then the certificate. torch gets one thread: its others would wait busily beside the rasteriser's."""
-    import torch
-
+    """Training, then the certificate."""
     from surefoot.core.solve import solve
+    from surefoot.numerics.threads import torch_threads
     from surefoot.splatting.problem import Picture
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with torch_threads(1):
         if isinstance(problem, Picture):
             return solve(problem, drawing(options), run=run)
         trainer, watch = method(options, problem), []
@@ -240,8 +253,6 @@ def run(options: Options, problem: Any, run: RunDir | None) -> Result[Any]:
 
             watch = [Preview(run.root, problem, trainer, options.preview)]
         return solve(problem, trainer, run=run, watch=watch)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def tiny_capture() -> Any:
@@ -313,6 +324,9 @@ CARD = System(
         "few": Options(
             steps=900, rate=6.0, fill=4, drop=0.15, cool=0.1, split_from=150, split_until=600, most=16_000,
         ),
+        "glance": Options(
+            steps=72, rate=12.0, fill=4, drop=0.15, cool=0.1, threshold_first=0.02, threshold_until=60,
+        ),
         "paper": Options(
             compat="paper", answer_threshold=0.0, steps=30_000, rate=1.0, start="ball", rule="threshold", degree=3, split_every=200,
             split_from=500, split_until=9000, reset_every=3000, most=10_000_000,
@@ -324,6 +338,7 @@ CARD = System(
             (".npz", "", *PICTURES),
         ),
     ),
+    stops=STOPS,
     figures=later("surefoot.splatting.figures:figures"),
     headline=later("surefoot.splatting.figures:headline"),
     scene=later("surefoot.splatting.export:scene"),

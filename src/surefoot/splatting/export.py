@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from surefoot.data.scene3d import Mesh, Scene3D, SceneCamera
+from surefoot.numerics.threads import torch_threads
 from surefoot.records.files import UnsafeFileError, read_json, regular, write_bytes, write_json
 from surefoot.splatting.drawing import write_svg
 from surefoot.splatting.exchange import (
@@ -32,7 +34,9 @@ log = logging.getLogger(__name__)
 Array = np.ndarray[Any, np.dtype[Any]]
 ARRAYS = ("points", "log_delta", "log_sigma", "opacity_logit", "sh0", "sh_rest")
 FRAMES, FRAME_WIDTH = 12, 320
+SWING = 4.0  # degrees to either side, where the cameras hardly moved
 FEW = 50_000  # convexes whose hulls and Gaussians are written without being asked: about a second
+AT_ONCE = 400_000  # convexes times views that are rendered together
 
 
 def write_scene(scene: Trained, problem: Capture, folder: Path) -> None:
@@ -58,12 +62,14 @@ def write_scene(scene: Trained, problem: Capture, folder: Path) -> None:
         return
     convexes = ConvexSet(**arrays, focal=float(scene.focal))
     write_convexes(folder / "convexes.ply", convexes)
-    if len(convexes.points) <= FEW:
-        write_for_others(convexes, folder)
-    if isinstance(problem, Picture):
-        write_svg(folder / "picture.svg", scene, problem)
-    elif scene.near > 0 and scene.focal > 0 and 0 <= scene.threshold < 1:
-        write_gif(folder / "turn.gif", turn(scene, problem, FRAMES))
+    with ThreadPoolExecutor(1) as beside:
+        others = beside.submit(write_for_others, convexes, folder) if len(convexes.points) <= FEW else None
+        if isinstance(problem, Picture):
+            write_svg(folder / "picture.svg", scene, problem)
+        elif scene.near > 0 and scene.focal > 0 and 0 <= scene.threshold < 1:
+            write_gif(folder / "turn.gif", turn(scene, problem, FRAMES))
+        if others is not None:
+            others.result()
 
 
 def write_for_others(convexes: ConvexSet, folder: Path) -> None:
@@ -77,7 +83,7 @@ def write_for_others(convexes: ConvexSet, folder: Path) -> None:
 
 
 def turn(scene: Trained, problem: Capture, frames: int) -> list[Array]:
-    """8-bit pictures of a turn around the scene, at most 320 pixels wide."""
+    """8-bit pictures of a turn around the scene, at most 320 pixels wide; what is seen twice (there and back) is rendered once."""
     from surefoot.splatting.certify import show
 
     height, width = problem.photos[0].shape[:2]
@@ -86,12 +92,16 @@ def turn(scene: Trained, problem: Capture, frames: int) -> list[Array]:
     matrix = problem.matrices[0].copy()
     matrix[0] *= size[0] / width
     matrix[1] *= size[1] / height
-    swing = None if len(problem.photos) > 3 else 4.0
-    out = []
-    for view in orbit(problem.views, frames, swing):
-        image = show(scene, view, matrix, size).image[0].numpy()
-        out.append(np.round(255 * np.clip(image, 0, 1)).astype(np.uint8))
-    return out
+    depth = (scene.points.mean(axis=1) - problem.places.mean(axis=0)) @ problem.views[:, 2, :3].mean(axis=0)
+    ahead = depth[depth > scene.near]
+    views = orbit(problem.views, frames, SWING, float(np.median(ahead)) if len(ahead) else None)
+    _, distinct, place = np.unique(np.round(views, 9) + 0.0, axis=0, return_index=True, return_inverse=True)
+    step, out = max(1, AT_ONCE // len(scene.points)), []
+    with torch_threads(1):
+        for begin in range(0, len(distinct), step):
+            images = show(scene, views[distinct[begin : begin + step]], matrix, size).image.numpy()
+            out += list(np.round(255 * np.clip(images, 0, 1)).astype(np.uint8))
+    return [out[i] for i in place.ravel()]
 
 
 def read_scene(folder: Path) -> Trained:

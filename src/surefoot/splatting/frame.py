@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -20,7 +21,16 @@ from surefoot.numerics.kernels import start_warp
 if TYPE_CHECKING:
     from surefoot.splatting.rasterize import Settings
 
-__all__ = ["Frame", "Launcher", "cuda_modules", "error_bound", "prepare_frame", "sums_over_pixels"]
+__all__ = [
+    "Frame",
+    "Launcher",
+    "cuda_modules",
+    "error_bound",
+    "parts_of",
+    "prepare_frame",
+    "sums_over_blocks",
+    "sums_over_strips",
+]
 
 
 @cache
@@ -51,47 +61,77 @@ def _loaded(device: str, lanes: int) -> None:
     """Compile before the first launch from threads."""
     wp, module, lists = _kernels()
     shading = _shading(lanes)
-    for kernel in (module.prepare, lists.list_rows, shading.forward, shading.backward):
+    for kernel in (module.prepare, lists.list_chunks, shading.forward, shading.backward):
         wp.load_module(kernel.module, device=device)
 
 
 class Launcher:
-    """Launches over `dim` independent jobs; on the CPU in slabs from a pool of threads (a launch is one thread and frees the GIL)."""
+    """Launches over `dim` independent jobs; on the CPU in parts (a launch is one thread and frees the GIL) that this thread and those of a
+    pool take as they become free."""
 
     def __init__(self, device: torch.device, threads: int, lanes: int) -> None:
         self.wp, self.module, self.lists = _kernels()
         self.shading = _shading(lanes)
         self.device = "cpu" if device.type == "cpu" else f"cuda:{device.index or 0}"
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-        alone = device.type != "cpu" or lanes == 1  # threads a pixel share slots, which a CPU does not add atomically
+        alone = device.type != "cpu" or lanes == 1  # threads a pixel share sums, which a CPU does not add atomically
         self.threads = 1 if alone else threads or cores
         _loaded(self.device, lanes)
 
     def array(self, tensor: Tensor, dtype: Any) -> Any:
         return self.wp.from_torch(tensor, dtype=dtype, requires_grad=False)
 
-    def over(self, kernel: Any, dim: int, inputs: Callable[[int], list[Any]], slabs: int = 1) -> None:
-        """`inputs(first)` are the arguments of the launch whose thread 0 is job `first`."""
+    def over(self, kernel: Any, dim: int, inputs: list[Any]) -> None:
+        """The kernel's first parameter is the job of its thread 0; `inputs` are the others."""
         if dim == 0:
             return
-        if self.threads == 1 or slabs * dim == 1:
-            self.wp.launch(kernel, dim=dim, inputs=inputs(0), device=self.device)
+        inputs = [0, *inputs]
+        if self.threads == 1 or dim == 1:
+            self.wp.launch(kernel, dim=dim, inputs=inputs, device=self.device)
             return
-        parts = min(dim, self.threads * slabs)
-        edges = [dim * i // parts for i in range(parts + 1)]
-        jobs = [
-            _pool(self.threads).submit(
-                self.wp.launch, kernel, dim=edges[i + 1] - edges[i], inputs=inputs(edges[i]), device=self.device
-            )
-            for i in range(parts)
-        ]
-        for job in jobs:
-            job.result()
+        parts = deque(parts_of(dim, self.threads))
+
+        def work() -> None:
+            command = self.wp.launch(kernel, dim=dim, inputs=inputs, device=self.device, record_cmd=True)
+            while parts:
+                try:
+                    first, jobs = parts.popleft()
+                except IndexError:  # another thread was faster
+                    return
+                command.set_param_at_index(0, first)
+                command.set_dim(jobs)
+                command.launch()
+
+        others = [_pool(self.threads - 1).submit(work) for _ in range(self.threads - 1)]
+        work()
+        for other in others:
+            other.result()
+
+
+@cache
+def parts_of(dim: int, threads: int) -> list[tuple[int, int]]:
+    """(first job, how many) of each part: large parts at first, small ones at the end, so that all threads end together."""
+    parts, first, least = [], 0, max(1, dim // (32 * threads))
+    while first < dim:
+        jobs = min(max((dim - first) // (2 * threads), least), dim - first)
+        parts.append((first, jobs))
+        first += jobs
+    return parts
 
 
 @dataclass(eq=False)
 class Frame:
-    """What `forward` leaves for `backward`: sizes, prepared primitives, lists."""
+    """What `forward` leaves for `backward`: sizes, prepared primitives, lists.
+
+    Attributes:
+        across, down: tiles of an image; a tile has `strips`, of which a job of the forward pass owns `each`.
+        corners: how many edges of a convex there is room for.
+        listings: pairs of a tile and a convex.
+        status: ``(C N,)``, as in `Rendering`.
+        arrays: Warp's views of what was given, of what `warp_prepare.prepare` says of each convex and camera, and of the lists: tile t
+            has the convexes ``ids[starts[t]:starts[t + 1]]``, nearest first; on the CPU, ``places[pairs[g]:pairs[g + 1]]`` is where convex
+            g stands in `ids`.
+    """
 
     launcher: Launcher
     settings: Settings
@@ -101,226 +141,217 @@ class Frame:
     down: int
     strips: int
     each: int
-    prepared: dict[str, Tensor]
-    starts: Tensor
-    ids: Tensor
+    corners: int
+    listings: int
+    status: Tensor
+    arrays: dict[str, Any]
 
     @property
     def published(self) -> int:
         return int(self.settings.compat == "paper")
 
     @property
-    def per_row(self) -> int:
-        return self.strips // self.settings.tile
+    def jobs(self) -> int:
+        return (self.arrays["starts"].shape[0] - 1) * self.strips // self.each
 
-    def to_strips(self, pixels: Tensor, outside: float) -> Tensor:
-        """(C, H, W) -> (tiles * strips, lanes)."""
-        cameras, tile, lanes = len(pixels), self.settings.tile, self.launcher.shading.lanes
-        wide = pixels.new_full((cameras, self.down * tile, self.across, self.per_row * lanes), outside)
-        full = pixels.new_full((cameras, self.down * tile, self.across * tile), outside)
-        full[:, : self.height, : self.width] = pixels
-        wide[..., :tile] = full.view(cameras, self.down * tile, self.across, tile)
-        split = wide.view(cameras, self.down, tile, self.across, self.per_row, lanes)
-        return split.permute(0, 1, 3, 2, 4, 5).reshape(-1, lanes).contiguous()
-
-    def to_pixels(self, strips: Tensor) -> Tensor:
-        """(tiles * strips, lanes) -> (C, H, W)."""
-        tile, lanes = self.settings.tile, self.launcher.shading.lanes
-        split = strips.view(-1, self.down, self.across, tile, self.per_row, lanes).permute(0, 1, 3, 2, 4, 5)
-        wide = split.reshape(-1, self.down * tile, self.across, self.per_row * lanes)[..., :tile]
-        return wide.reshape(-1, self.down * tile, self.across * tile)[:, : self.height, : self.width].contiguous()
-
-    def arrays(self, colors: Tensor) -> list[Any]:
-        wp, p = self.launcher.wp, self.prepared
-        a = self.launcher.array
+    def listed(self) -> list[Any]:
+        """What all kernels that walk pixels begin with."""
+        names = ("starts", "ids", "edges", "count", "origin", "box", "soft", "colors", "background")
         return [
-            a(self.starts, wp.int32), a(self.ids, wp.int32), a(p["edges"], wp.vec3), a(p["count"], wp.int32),
-            a(p["origin"], wp.vec2), a(p["box"], wp.vec4i), a(p["soft"], wp.vec4), a(colors, wp.vec3),
+            *(self.arrays[name] for name in names), self.across, self.down, self.settings.tile, self.width, self.height, self.published,
+            self.settings.threshold,
         ]  # fmt: skip
+
+    def work(self, vectors: int) -> list[Any]:
+        """A job's own vectors, and a vector of whole numbers for each strip, not set; side by side for a CPU's cache, or a GPU's threads."""
+        shading, device, found = self.launcher.shading, self.status.device, []
+        sizes = [(vectors, shading.vector, torch.float32), (self.each, shading.whole, torch.int32)]
+        for size, kind, dtype in sizes:
+            if device.type == "cpu":
+                own = torch.empty(self.jobs, size, shading.lanes, dtype=dtype)
+            else:
+                own = torch.empty(size, self.jobs, shading.lanes, dtype=dtype, device=device).transpose(0, 1)
+            found.append(self.launcher.array(own, kind))
+        return found
 
 
 def prepare_frame(
-    launcher: Launcher, settings: Settings, points: Tensor, delta: Tensor, sigma: Tensor, opacity: Tensor,
-    views: Tensor, lenses: Tensor, sharpen: Tensor, width: int, height: int, listed: float,
+    launcher: Launcher, settings: Settings, given: dict[str, Tensor], width: int, height: int, listed: float
 ) -> Frame:  # fmt: skip
-    """`listed`: convexes whose alpha stays below it in a tile are not in the tile's list."""
-    wp, module, array = launcher.wp, launcher.module, launcher.array
-    number, cameras = len(points), len(views)
-    total, device, tile = number * cameras, points.device, settings.tile
+    """`given` are points, delta, sigma, opacity, colors, background, views, lenses, sharpen. `listed`: convexes whose alpha stays below it
+    in a tile are not in the tile's list."""
+    wp, array = launcher.wp, launcher.array
+    (number, corners, _), cameras, tile = given["points"].shape, len(given["views"]), settings.tile
+    types = {name: wp.float32 for name in given}
+    types |= {name: wp.vec3 for name in ("points", "colors", "background")} | {"views": wp.mat44, "lenses": wp.vec4}
+    arrays = {name: array(value, types[name]) for name, value in given.items()}
     clip = settings.crossing == "clip" and settings.compat != "paper"
-    corners = _most_corners(points, views, settings.near) if clip else points.shape[1]
-
-    def new(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.zeros(shape, dtype=dtype, device=device)
-
-    whole = torch.int32
-    p = {
-        "edges": new(total, corners, 3), "ring": new(total, corners, dtype=whole), "count": new(total, dtype=whole),
-        "origin": new(total, 2), "box": new(total, 4, dtype=whole), "soft": new(total, 4), "depth": new(total),
-        "reach": new(total, 2), "status": new(total, dtype=whole),
-    }  # fmt: skip
+    if clip and _nearest(given["points"], given["views"]) < settings.near * 1.0001:
+        corners = 3 * corners - 5  # of a convex that the near plane cuts: `warp_hull.cut_hull`
     published = 1 if settings.compat == "paper" else 0 if settings.cull else 2
-    given = [
-        array(points, wp.vec3), array(delta, wp.float32), array(sigma, wp.float32), array(opacity, wp.float32),
-        array(views, wp.mat44), array(lenses, wp.vec4), array(sharpen, wp.float32), width, height, settings.near,
-        listed, published, int(clip), tile,
-    ]  # fmt: skip
-    made = [
-        array(p["edges"], wp.vec3), array(p["ring"], wp.int32), array(p["count"], wp.int32), array(p["origin"], wp.vec2),
-        array(p["box"], wp.vec4i), array(p["soft"], wp.vec4), array(p["depth"], wp.float32), array(p["reach"], wp.vec2),
-        array(p["status"], wp.int32),
-    ]  # fmt: skip
-    launcher.over(module.prepare, total, lambda first: [*given, first, *made], slabs=2)
-
+    rules = [width, height, settings.near, listed, published, int(clip), tile]
+    keys, status = _prepare(launcher, given, arrays, rules, corners)
     across, down = -(-width // tile), -(-height // tile)
     lanes = launcher.shading.lanes
     strips = tile * -(-tile // lanes)
-    ranks = torch.sort(p["depth"].view(cameras, number), dim=1, stable=True).indices
-    order = (ranks + number * torch.arange(cameras, device=device)[:, None]).reshape(-1).to(whole)
-    common = [
-        array(order, wp.int32),
-        made[0],
-        made[2],
-        made[3],
-        made[4],
-        made[5],
-        number,
-        across,
-        down,
-        tile,
-        published,
-    ]
-    tiles = cameras * across * down
-    starts = new(tiles + 1, dtype=whole)
-    if lanes > 1:
-        counts, nothing = new(tiles, dtype=whole), new(1, dtype=whole)
-
-        def lists(fill: int, places: Tensor, ids: Tensor) -> None:
-            targets = [fill, array(places, wp.int32), array(ids, wp.int32)]
-            launcher.over(launcher.lists.list_rows, cameras * down, lambda first: [*common, first, *targets], slabs=2)
-
-        lists(0, counts, nothing)
-        torch.cumsum(counts, 0, dtype=whole, out=starts[1:])
-        ids = new(max(int(starts[-1]), 1), dtype=whole)
-        lists(1, starts[:-1].clone(), ids)
-        each = strips
-    else:
-        counts, nothing = new(total, dtype=whole), new(1, dtype=whole)
-        head = [0, array(counts, wp.int32), array(nothing, wp.int32), array(nothing, wp.int32)]
-        launcher.over(launcher.lists.list_pairs, total, lambda first: [*common, first, *head])
-        ends = torch.cumsum(counts, 0, dtype=whole)
-        pairs = int(ends[-1])
-        ids, where = new(max(pairs, 1), dtype=whole), new(max(pairs, 1), dtype=whole)
-        tail = [1, array(ends - counts, wp.int32), array(ids, wp.int32), array(where, wp.int32)]
-        launcher.over(launcher.lists.list_pairs, total, lambda first: [*common, first, *tail])
-        if pairs:
-            where, place = torch.sort(where, stable=True)
-            ids = ids[place]
-            starts[1:] = torch.cumsum(torch.bincount(where, minlength=tiles), 0)
-        each = 1
-    return Frame(launcher, settings, width, height, across, down, strips, each, p, starts, ids)
+    keys = _sorted(keys.view(cameras, number)).view(-1)
+    sizes = [number, across, down, tile, published]
+    common = [array(keys, wp.int64), *(arrays[name] for name in ("edges", "count", "origin", "box", "soft")), *sizes]
+    make = _list_chunks if lanes > 1 else _list_pairs
+    lists = make(launcher, common, len(keys), cameras * across * down, keys.device)
+    arrays |= {name: array(value, wp.int32) for name, value in lists.items()}
+    each = strips if lanes > 1 else 1
+    listings = int(lists["starts"][-1])
+    return Frame(launcher, settings, width, height, across, down, strips, each, corners, listings, status, arrays)
 
 
-def _most_corners(points: Tensor, views: Tensor, near: float) -> int:
-    """How many corners a shadow can have: K, or 3 K - 5 where the near plane cuts a convex (`warp_prepare.cut_hull`)."""
-    corners = points.shape[1]
-    depths = torch.einsum("cd,nkd->cnk", views[:, 2, :3], points) + views[:, 2, 3, None, None]
-    depths = depths - near
-    slack = 1e-4 * (near + depths.abs().amax(dim=2))
-    cut = (depths.amin(dim=2) < slack) & (depths.amax(dim=2) > -slack)
-    return max(corners, 3 * corners - 5) if bool(cut.any()) else corners
+def _nearest(points: Tensor, views: Tensor) -> float:
+    """The least depth of a point, less what rounding may have moved it."""
+    if not points.numel():
+        return math.inf
+    depths = torch.addmm(views[:, 2, 3], points.view(-1, 3), views[:, 2, :3].t())
+    low, high = (float(x) for x in torch.aminmax(depths))
+    return low - 1e-4 * max(abs(low), abs(high))
 
 
-def sums_over_pixels(
-    frame: Frame, ended: Tensor, last: Tensor, colors: Tensor, background: Tensor, d_image: Tensor, d_left: Tensor
-) -> Tensor:
-    """For each convex and camera ``(C N, 3 K + 6)``: sums of dL/dd (x, y, 1) of each edge, then of colour, opacity, z sigma, z delta.
+def _prepare(
+    launcher: Launcher, given: dict[str, Tensor], arrays: dict[str, Any], rules: list[Any], corners: int
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Adds to `arrays` what there is to know of each convex and camera. Keys that sort them, and status."""
+    wp, device = launcher.wp, given["points"].device
+    total = len(given["points"]) * len(given["views"])
+
+    def new(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=device)
+
+    whole = torch.int32
+    status, keys = new(total, dtype=whole), new(total, dtype=torch.int64)
+    made = {
+        "edges": (new(total, corners, 3), wp.vec3), "ring": (new(total, corners, dtype=whole), wp.int32),
+        "count": (new(total, dtype=whole), wp.int32), "origin": (new(total, 2), wp.vec2), "box": (new(total, 4, dtype=whole), wp.vec4i),
+        "soft": (new(total, 4), wp.vec4), "keys": (keys, wp.int64), "status": (status, wp.int32),
+    }  # fmt: skip
+    arrays |= {name: launcher.array(value, kind) for name, (value, kind) in made.items()}
+    names = ("points", "delta", "sigma", "opacity", "views", "lenses", "sharpen")
+    launcher.over(launcher.module.prepare, total, [*(arrays[n] for n in names), *rules, *(arrays[n] for n in made)])
+    return keys, status
+
+
+def _sorted(keys: Tensor) -> Tensor:
+    """Rows in ascending order; numpy's sort of whole numbers is twice as fast as torch's on a CPU."""
+    if keys.device.type != "cpu":
+        return torch.sort(keys, dim=1).values
+    keys.numpy().sort(axis=1)
+    return keys
+
+
+def _list_chunks(
+    launcher: Launcher, common: list[Any], total: int, tiles: int, device: torch.device
+) -> dict[str, Tensor]:  # fmt: skip
+    """Lists of tiles, on the CPU: chunks of primitives in depth order take their places in the tiles' lists one after another."""
+    array, whole, kind = launcher.array, torch.int32, launcher.wp.int32
+    chunks = max(min(4 * launcher.threads, total), 1) if launcher.threads > 1 else 1
+    each = -(-total // chunks)
+    counts = torch.zeros(chunks, tiles, dtype=whole, device=device)
+    pairs, starts, nothing = (torch.zeros(size, dtype=whole, device=device) for size in (total + 1, tiles + 1, 1))
+    of_convex = array(pairs, kind)
+
+    def walk(fill: int, begin: Tensor, ids: Tensor, places: Tensor) -> None:
+        targets = [array(begin, kind), of_convex, array(ids, kind), array(places, kind)]
+        launcher.over(launcher.lists.list_chunks, chunks, [*common, each, fill, *targets])
+
+    walk(0, counts, nothing, nothing)
+    by_tile = counts.t().reshape(-1)  # a tile's chunks follow one another
+    ends = torch.cumsum(by_tile, 0, dtype=whole)
+    starts[1:] = ends.view(tiles, chunks)[:, -1]
+    pairs[1:] = torch.cumsum(pairs[:-1], 0, dtype=whole)
+    pairs[0] = 0
+    ids = torch.zeros(max(int(starts[-1]), 1), dtype=whole, device=device)
+    places = torch.empty_like(ids)
+    walk(1, (ends - by_tile).view(tiles, chunks).t().contiguous(), ids, places)
+    return {"starts": starts, "ids": ids, "pairs": pairs, "places": places}
+
+
+def _list_pairs(
+    launcher: Launcher, common: list[Any], total: int, tiles: int, device: torch.device
+) -> dict[str, Tensor]:  # fmt: skip
+    """Lists of tiles, on CUDA: pairs of a convex and a tile in depth order, sorted by tile."""
+    array, whole, kind = launcher.array, torch.int32, launcher.wp.int32
+    counts, nothing = (torch.zeros(size, dtype=whole, device=device) for size in (total, 1))
+
+    def walk(fill: int, begin: Tensor, ids: Tensor, where: Tensor) -> None:
+        targets = [fill, array(begin, kind), array(ids, kind), array(where, kind)]
+        launcher.over(launcher.lists.list_pairs, total, [*common, *targets])
+
+    walk(0, counts, nothing, nothing)
+    ends = torch.cumsum(counts, 0, dtype=whole)
+    listings = int(ends[-1]) if total else 0
+    starts, ids, where = (
+        torch.zeros(size, dtype=whole, device=device) for size in (tiles + 1, max(listings, 1), max(listings, 1))
+    )
+    walk(1, ends - counts, ids, where)
+    if listings:
+        where, place = torch.sort(where, stable=True)
+        ids = ids[place]
+        starts[1:] = torch.cumsum(torch.bincount(where, minlength=tiles), 0)
+    return {"starts": starts, "ids": ids, "pairs": nothing, "places": nothing}
+
+
+def sums_over_strips(frame: Frame, transmittance: Tensor, last: Tensor, d_image: Tensor, d_left: Tensor) -> Tensor:
+    """A slot for each pair of a tile and a convex ``(pairs, K + 2, 3)``: sums over the tile's pixels of the gradients of colour, of
+    opacity, z sigma and z delta, then of dL/dd (x, y, 1) of each edge. `unproject` adds each convex's in a fixed order, whatever the
+    threads.
 
     Args:
-        ended, last: strips of the transmittance where each pixel ended, and of the place after its last sample in the list.
+        transmittance, last: ``(C, H, W)``, at the end, and the place after each pixel's last sample in the list.
         d_image, d_left: gradients ``(C, H, W, 3)``, ``(C, H, W)``.
     """
-    sums = _sums_of_strips if frame.launcher.shading.lanes > 1 else _sums_of_blocks
-    return sums(frame, ended, last, colors, background, d_image, d_left)
+    slots = torch.empty(max(frame.listings, 1), frame.corners + 2, 3, device=d_left.device)
+    given = [
+        *frame.listed(), frame.strips, *_pixels(frame, transmittance, last, d_image, d_left),
+        *frame.work(9 * frame.strips + 3 * frame.corners), frame.launcher.array(slots, frame.launcher.wp.vec3),
+    ]  # fmt: skip
+    frame.launcher.over(frame.launcher.shading.backward, frame.jobs, given)
+    return slots
 
 
-def _sums_of_strips(
-    frame: Frame, ended: Tensor, last: Tensor, colors: Tensor, background: Tensor, d_image: Tensor, d_left: Tensor
-) -> Tensor:
-    """Each pair of a tile and a convex has a slot of its own; slots are added in a fixed order, whatever the threads."""
-    launcher, corners = frame.launcher, frame.prepared["ring"].shape[1]
-    wp, V, array = launcher.wp, launcher.shading.vector, launcher.array
-    behind = [frame.to_strips(background[:, c, None, None].expand(d_left.shape), 0.0) for c in range(3)]
-    clear = torch.ones_like(behind[0])
-    upstream = [frame.to_strips(d_image[..., c], 0.0) for c in range(3)]
-    upstream.append(frame.to_strips(d_left, 0.0))
-    jobs = len(ended) // frame.each
-    sums = torch.empty(jobs, 3 * corners, launcher.shading.lanes, device=d_left.device)
-    slots = torch.zeros(len(frame.ids), 3 * corners + 6, device=d_left.device)
-    left = ended.clone()
-    shared = [
-        *frame.arrays(colors), frame.across, frame.down, frame.settings.tile, frame.strips, frame.each, frame.settings.threshold,
-        frame.published,
+def sums_over_blocks(frame: Frame, transmittance: Tensor, last: Tensor, d_image: Tensor, d_left: Tensor) -> Tensor:
+    """The same sums for each convex and camera ``(C N, K + 2, 3)``, to which blocks of pixels add theirs: on CUDA."""
+    from surefoot.splatting.warp_blocks import BLOCK, backward_blocks
+
+    wp = frame.launcher.wp
+    total = torch.zeros(len(frame.status), frame.corners + 2, 3, device=frame.status.device)
+    given = [
+        *frame.listed(), *_pixels(frame, transmittance, last, d_image, d_left), frame.launcher.array(total.view(-1, 3), wp.vec3),
     ]  # fmt: skip
-    state = [
-        *(array(x, V) for x in (*behind, clear, left)), array(last, launcher.shading.whole),
-        *(array(x, V) for x in upstream), array(sums, V), array(slots, wp.float32),
-    ]  # fmt: skip
-    launcher.over(launcher.shading.backward, jobs, lambda first: [*shared, first, *state], slabs=8)
-    total = torch.zeros(len(colors), slots.shape[1], device=d_left.device)
-    each = -(-len(colors) // launcher.threads)
-    gather = [array(slots, wp.float32), array(frame.ids, wp.int32), int(frame.starts[-1]), each]
-    adds = array(total, wp.float32)
-    launcher.over(launcher.lists.gather_slots, launcher.threads, lambda first: [*gather, first, adds])
+    wp.launch(backward_blocks, dim=frame.jobs, inputs=given, device=frame.launcher.device, block_dim=BLOCK)
     return total
 
 
-def _sums_of_blocks(
-    frame: Frame, ended: Tensor, last: Tensor, colors: Tensor, background: Tensor, d_image: Tensor, d_left: Tensor
-) -> Tensor:
-    """Blocks of pixels add their sums to the convex itself: on CUDA."""
-    from surefoot.splatting.warp_blocks import BLOCK, backward_blocks
-
-    launcher, corners = frame.launcher, frame.prepared["ring"].shape[1]
-    wp, array = launcher.wp, launcher.array
-
-    def of_pixels(color: Tensor) -> Tensor:
-        return torch.cat([frame.to_strips(color[..., c], 0.0) for c in range(3)], dim=1).contiguous()
-
-    total = torch.zeros(len(colors), corners + 2, 3, device=d_left.device)
-    given = [
-        *frame.arrays(colors), frame.across, frame.down, frame.settings.tile, frame.settings.threshold, frame.published,
-        array(of_pixels(background[:, None, None].expand(d_image.shape)), wp.vec3), array(ended[:, 0].contiguous(), wp.float32),
-        array(last[:, 0].contiguous(), wp.int32), array(of_pixels(d_image), wp.vec3),
-        array(frame.to_strips(d_left, 0.0)[:, 0].contiguous(), wp.float32), array(total.view(-1, 3), wp.vec3),
+def _pixels(frame: Frame, transmittance: Tensor, last: Tensor, d_image: Tensor, d_left: Tensor) -> list[Any]:
+    wp, array = frame.launcher.wp, frame.launcher.array
+    return [
+        array(transmittance.view(-1), wp.float32), array(last.view(-1), wp.int32), array(d_image.view(-1, 3), wp.vec3),
+        array(d_left.view(-1), wp.float32),
     ]  # fmt: skip
-    wp.launch(backward_blocks, dim=len(ended), inputs=given, device=launcher.device, block_dim=BLOCK)
-    return total.view(len(colors), 3 * corners + 6)
 
 
-def error_bound(
-    frame: Frame, colors: Tensor, background: Tensor, left: Tensor, missed: Tensor, listed: float
-) -> Tensor:
-    """Range of the colours times what was left out (alpha T of skipped samples, T where a pixel stopped, alpha of unlisted convexes) and
-    what rounding to float32 may have moved alpha."""
-    launcher, p = frame.launcher, frame.prepared
-    wp, array, cameras = launcher.wp, launcher.array, len(background)
-    tiles = torch.zeros(cameras * frame.across * frame.down, device=left.device)
+def error_bound(frame: Frame, colors: Tensor, background: Tensor, lost: Tensor, listed: float) -> Tensor:
+    """Range of the colours times what was left out (`lost`: alpha T of skipped samples, T where a pixel stopped, what rounding to float32
+    may have moved alpha; and alpha of unlisted convexes)."""
+    launcher, cameras = frame.launcher, len(background)
+    tiles = torch.zeros(cameras * frame.across * frame.down, device=lost.device)
     number = len(colors) // cameras
-    given = [
-        array(p["edges"], wp.vec3), array(p["count"], wp.int32), array(p["origin"], wp.vec2), array(p["soft"], wp.vec4),
-        array(p["status"], wp.int32), array(p["box"], wp.vec4i), number, frame.across, frame.down, frame.settings.tile,
-        listed,
-    ]  # fmt: skip
-    out = array(tiles, wp.float32)
-    launcher.over(launcher.lists.bound_unlisted, len(tiles), lambda first: [*given, first, out], slabs=8)
     tile = frame.settings.tile
+    names = ("edges", "count", "origin", "soft", "status", "box")
+    given = [*(frame.arrays[n] for n in names), number, frame.across, frame.down, tile, listed]
+    launcher.over(launcher.lists.bound_unlisted, len(tiles), [*given, launcher.array(tiles, launcher.wp.float32)])
     unlisted = tiles.view(cameras, frame.down, frame.across).repeat_interleave(tile, 1).repeat_interleave(tile, 2)
-    seen = (p["status"].view(cameras, number) % 3 == 0)[..., None]
+    seen = (frame.status.view(cameras, number) % 3 == 0)[..., None]
     shades = colors.view(cameras, number, 3)
     high = torch.maximum(torch.where(seen, shades, -torch.inf).amax(1), background)
     low = torch.minimum(torch.where(seen, shades, torch.inf).amin(1), background)
-    lost = missed + unlisted[:, : frame.height, : frame.width] + torch.where(left < 0, -left, 0.0)
+    lost = lost + unlisted[:, : frame.height, : frame.width]
     return (high - low)[:, None, None, :] * lost.clamp(max=1.0)[..., None] * (1 + 1e-5) + 1e-5
 
 

@@ -1,9 +1,11 @@
 """Images of smooth convexes, with gradients: the compiled rasteriser (Warp, the extra `kernels`).
 
-What it computes is `reference.render_reference` (which stands in for it in small scenes where Warp is missing); how fast, and that tiles, strips and threads leave no trace, is this file's and `frame.py`'s part:
+What it computes is `reference.render_reference` (which stands in for it in small scenes where Warp is missing); how fast, and that tiles,
+strips and threads leave no trace, is this file's and `frame.py`'s part:
 
 1. `prepare`: projection, hull, edges; the exact support {d_k <= log(o / tau - 1) / (z^2 sigma delta)} cut by the image gives a box.
-2. Primitives are sorted by depth, then listed for the tiles that their support meets, so that every list is in depth order.
+2. Primitives are sorted by depth; chunks of them count, then fill, the lists of the tiles that their support meets (CPU), or pairs are
+   sorted by tile (CUDA), so that every list is in depth order.
 3. `forward` walks each tile's list; `backward` walks it again from behind.
 4. The gradients of a tile's pair go to a slot of their own and are added in a fixed order, whatever the threads (CPU), or blocks of
    pixels add their sums to the convex (CUDA).
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -23,7 +26,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from surefoot.splatting.frame import Frame, Launcher, error_bound, prepare_frame, sums_over_pixels
+from surefoot.splatting.frame import Frame, Launcher, error_bound, prepare_frame, sums_over_blocks, sums_over_strips
 from surefoot.splatting.reference import contributions
 
 __all__ = ["Rendering", "Settings", "rasterize"]
@@ -116,63 +119,57 @@ class _Rasterize(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         launcher = Launcher(points.device, settings.threads, lanes)
         width, height = size
-        args = (points, delta, sigma, opacity, views, lenses, sharpen)
+        given = {
+            "points": points, "delta": delta, "sigma": sigma, "opacity": opacity, "colors": colors, "background": background,
+            "views": views, "lenses": lenses, "sharpen": sharpen,
+        }  # fmt: skip
         listed = settings.threshold / FAINTER if bounding else settings.threshold
-        frame = prepare_frame(launcher, settings, *args, width, height, listed)
-        V, cameras = launcher.shading.vector, len(views)
-        ones = torch.ones(cameras, height, width, device=points.device)
-        left = frame.to_strips(ones, -1.0)
-        rgb = [torch.zeros_like(left) for _ in range(3)]
-        last = torch.zeros(left.shape, dtype=torch.int32, device=points.device)
-        missed = torch.zeros_like(left) if bounding else left[:1].clone()
-        array = launcher.array
-        stop = max(settings.stop, UNDERFLOW)
-        shared = [
-            *frame.arrays(colors), frame.across, frame.down, settings.tile, frame.strips, frame.each, settings.threshold,
-            stop, frame.published, int(bounding),
+        frame = prepare_frame(launcher, settings, given, width, height, listed)
+        wp, array, cameras, device = launcher.wp, launcher.array, len(views), points.device
+        image = torch.empty(cameras, height, width, 3, device=device)
+        transmittance = torch.empty(cameras, height, width, device=device)
+        last = torch.empty(cameras, height, width, dtype=torch.int32, device=device)
+        lost = torch.empty_like(transmittance) if bounding else transmittance
+        arguments = [
+            *frame.listed(), frame.strips, frame.each, max(settings.stop, UNDERFLOW), int(bounding),
+            *frame.work(5 * frame.each), array(image.view(-1, 3), wp.vec3), array(transmittance.view(-1), wp.float32),
+            array(last.view(-1), wp.int32), array(lost.view(-1), wp.float32),
         ]  # fmt: skip
-        out = [*(array(x, V) for x in (*rgb, left)), array(last, launcher.shading.whole), array(missed, V)]
-        jobs = cameras * frame.across * frame.down * frame.strips // frame.each
-        launcher.over(launcher.shading.forward, jobs, lambda first: [*shared, first, *out], slabs=8)
-        transmittance = frame.to_pixels(left.abs())
-        image = torch.stack([frame.to_pixels(x) for x in rgb], dim=-1)
-        image = image + transmittance[..., None] * background[:, None, None, :]
-        ctx.frame, ctx.left, ctx.last = frame, left.abs(), last
-        ctx.save_for_backward(points, delta, sigma, colors, background, views, lenses, sharpen, transmittance)
-        note["frame"] = frame
-        note["pairs"] = int(frame.starts[-1])
-        note["status"] = frame.prepared["status"].view(cameras, -1)
+        launcher.over(launcher.shading.forward, frame.jobs, arguments)
+        ctx.frame, ctx.last = frame, last
+        ctx.save_for_backward(
+            *given.values(), transmittance
+        )  # the frame has its views; this sees what is changed meanwhile
+        note["pairs"] = frame.listings
+        note["status"] = frame.status.view(cameras, -1)
         if bounding:
-            note["bound"] = error_bound(
-                frame, colors, background, frame.to_pixels(left), frame.to_pixels(missed), listed
-            )
+            note["bound"] = error_bound(frame, colors, background, lost, listed)
         return image, transmittance
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        d_image, d_left = grads
-        points, delta, sigma, colors, background, views, lenses, sharpen, transmittance = ctx.saved_tensors
+        d_image, d_left = (grad.contiguous() for grad in grads)
+        *given, transmittance = ctx.saved_tensors
+        points, delta, _, _, colors = given[:5]
         frame: Frame = ctx.frame
-        launcher, settings = frame.launcher, frame.settings
+        launcher, settings, arrays = frame.launcher, frame.settings, frame.arrays
         wp, array = launcher.wp, launcher.array
-        number, corners = len(points), frame.prepared["ring"].shape[1]
-        d_image = d_image.contiguous()
-        total = sums_over_pixels(frame, ctx.left, ctx.last, colors, background, d_image, d_left)
-        out = [torch.zeros_like(points), torch.zeros_like(delta), torch.zeros_like(sigma), torch.zeros_like(delta)]
-        p = frame.prepared
-        given = [
-            array(points, wp.vec3), array(delta, wp.float32), array(sigma, wp.float32), array(views, wp.mat44),
-            array(lenses, wp.vec4), array(sharpen, wp.float32), frame.width, frame.height, settings.near,
-            frame.published, int(settings.depth_gradient and not frame.published),
+        in_slots = launcher.shading.lanes > 1
+        if in_slots:
+            slots = sums_over_strips(frame, transmittance, ctx.last, d_image, d_left)
+            total = slots.new_empty(len(colors), *slots.shape[1:])
+        else:
+            slots = total = sums_over_blocks(frame, transmittance, ctx.last, d_image, d_left)
+        out = [torch.zeros_like(x) for x in (points, delta, delta, delta, colors)]
+        arguments = [
+            *(arrays[n] for n in ("points", "delta", "sigma", "views", "lenses", "sharpen")), frame.width, frame.height, settings.near,
+            frame.published, int(settings.depth_gradient and not frame.published), *(arrays[n] for n in ("ring", "count", "origin")),
+            int(in_slots), arrays["pairs"], arrays["places"], array(slots, wp.vec3), array(total, wp.vec3), array(out[4], wp.vec3), array(out[0], wp.vec3),
+            *(array(x, wp.float32) for x in out[1:4]),
         ]  # fmt: skip
-        made = [
-            array(p["ring"], wp.int32), array(p["count"], wp.int32), array(p["origin"], wp.vec2), array(total, wp.float32),
-            array(out[0], wp.vec3), *(array(x, wp.float32) for x in out[1:]),
-        ]  # fmt: skip
-        launcher.over(launcher.module.unproject, number, lambda first: [*given, first, *made], slabs=2)
-        d_colors = total[:, 3 * corners : 3 * corners + 3].contiguous()
+        launcher.over(launcher.module.unproject, len(points), arguments)
         d_background = (d_image * transmittance[..., None]).sum(dim=(1, 2)) if ctx.needs_input_grad[5] else None
-        return (*out, d_colors, d_background, *(None,) * 8)
+        return (*out, d_background, *(None,) * 8)
 
 
 def rasterize(
@@ -221,7 +218,7 @@ def rasterize(
     if settings.focal is not None and settings.compat != "paper":
         sharpen = settings.focal**2 / area
     back = torch.zeros(3, device=device) if background is None else background
-    back = back.to(device=device, dtype=single).expand(cameras, 3)
+    back = back.to(device=device, dtype=single).expand(cameras, 3).contiguous()
     shades = colors.to(single).expand(cameras, len(points), 3).reshape(-1, 3)
     note: dict[str, Any] = {}
     image, transmittance = _Rasterize.apply(
@@ -296,16 +293,21 @@ def _check(
         raise ValueError(f"colors {tuple(colors.shape)}; expected ({number}, 3) or ({cameras}, {number}, 3)")
     if cameras < 1 or width < 1 or height < 1:
         raise ValueError(f"{cameras} cameras of {width} x {height}; expected at least one, and one pixel")
+    ranges = {}
     for name, value in {
         "points": points, "delta": delta, "sigma": sigma, "opacity": opacity, "colors": colors, "views": views, "matrices": matrices,
     }.items():  # fmt: skip
-        bad = ~torch.isfinite(value.detach())
-        if bad.any():
-            raise ValueError(f"{name} is not finite at index {tuple(int(i) for i in bad.nonzero()[0])}")
-    if not bool((matrices[:, 0, 0] > 0).all() and (matrices[:, 1, 1] > 0).all()):
+        value = value.detach()
+        ranges[name] = (
+            tuple(float(x) for x in torch.aminmax(value)) if value.numel() else (1.0, 1.0)
+        )  # NaN where any is
+        if not all(math.isfinite(x) for x in ranges[name]):
+            index = (~torch.isfinite(value)).nonzero()[0]
+            raise ValueError(f"{name} is not finite at index {tuple(int(i) for i in index)}")
+    if not float(matrices[:, (0, 1), (0, 1)].min()) > 0:
         raise ValueError("a camera has a focal length that is not positive")
     for name, value in {"delta": delta, "sigma": sigma}.items():
-        if not bool((value.detach() > 0).all()):
+        if not ranges[name][0] > 0:
             raise ValueError(f"{name} must be positive; index {int((value.detach() <= 0).nonzero()[0])} is not")
-    if not bool(((opacity.detach() >= 0) & (opacity.detach() <= 1)).all()):
+    if not (ranges["opacity"][0] >= 0 and ranges["opacity"][1] <= 1):
         raise ValueError("opacity must lie in [0, 1]")

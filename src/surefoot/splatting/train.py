@@ -180,10 +180,14 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
         )  # fmt: skip
         from surefoot.splatting.intervals import block_sums
 
+        found = []
         for index in problem.test or problem.train[:1]:
-            image = self.shown(problem, state, index).numpy()
-            state.before.append(torch.from_numpy(block_sums(image, problem.photos[index], problem.masks[index])[1]))
-        state.judged = self._judge(problem, state)
+            image = self.shown(problem, state, index)
+            state.before.append(
+                torch.from_numpy(block_sums(image.numpy(), problem.photos[index], problem.masks[index])[1])
+            )
+            found.append(masked_psnr(image, torch.from_numpy(problem.photos[index]), problem.masks[index]))
+        state.judged = float(np.mean(found)) if problem.test else math.inf
         if self.full_gradients:
             state.steepness = self.full_gradient(problem, state)
         return state

@@ -18,6 +18,7 @@ STRAIGHT = 1e-5  # sine of a turn that counts as straight
 AREALESS = 1e-4  # pixels
 CLAMP = 0.99
 NEGLIGIBLE = 1e-15  # an alpha at no pixel larger than this is left out of what pixels see
+AT_ONCE = 1024  # convexes whose terms at all pixels are held together: they should stay in the cache
 STEP = 1e-6  # of central differences, in logarithms and coefficients; of points, relative to the convex
 FIELDS = ("points", "log_delta", "log_sigma", "opacity_logit", "sh0", "sh_rest")
 SH = (0.28209479177387814, 0.4886025119029199)
@@ -91,6 +92,7 @@ class BruteForce:
         self.opacity = 1 / (1 + np.exp(-np.asarray(scene.opacity_logit, dtype=float)[order]))
         self.colors = self._colors(scene, points[order].mean(axis=1), order, view)
         self.background = np.asarray(scene.background, dtype=float)
+        self._last: tuple[Array, Array, Array] | None = None
 
     @staticmethod
     def _colors(scene: Any, middles: Array, order: Array, view: Array) -> Array:
@@ -135,18 +137,34 @@ class BruteForce:
         begin, normal, length, there = self._edges(solid)
         slope = np.where(there, self.soft[solid][:, None] * length, 0.0)
         offset = np.where(there, -slope * (normal * begin).sum(axis=-1), -np.inf)
-        top = np.full((len(solid), len(x)), -np.inf)
-        for k in range(slope.shape[1]):
-            term = (slope[:, k, None] * normal[:, k]) @ np.stack([x, y])
-            term += offset[:, k, None]
-            np.maximum(top, term, out=top)
-        lowest = self.sharp[solid] * top.min(axis=1, initial=np.inf)
-        return solid[self.opacity[solid] * np.exp(-np.maximum(lowest, 0.0)) >= NEGLIGIBLE]
+        normal *= slope[..., None]
+        place, lowest = np.stack([x, y]), np.full(len(solid), np.inf)
+        for first in range(0, len(solid), AT_ONCE):
+            part = slice(first, first + AT_ONCE)
+            top = np.full((len(lowest[part]), len(x)), -np.inf)
+            for k in range(slope.shape[1]):
+                term = normal[part, k] @ place
+                term += offset[part, k, None]
+                np.maximum(top, term, out=top)
+            lowest[part] = top.min(axis=1, initial=np.inf)
+        return solid[self.opacity[solid] * np.exp(-np.maximum(self.sharp[solid] * lowest, 0.0)) >= NEGLIGIBLE]
 
     def pixels(self, columns: Array, rows: Array, threshold: float = 0.0, stop: float = 0.0) -> PixelColumn:
         """Alphas of all convexes that matter at pixels (Q,), in exact arithmetic but for float64; with the renderer's rules where they are
-        given."""
-        x, y = np.asarray(columns, dtype=float), np.asarray(rows, dtype=float)
+        given. What the last pixels see is kept: rules are asked for one after the other."""
+        asked = np.stack([columns, rows]).astype(float)
+        if self._last is None or not np.array_equal(self._last[0], asked):
+            self._last = (asked, *self._alphas(*asked))
+        _, near, alpha = self._last
+        if threshold > 0:
+            alpha = np.where(alpha >= threshold, alpha, 0.0)
+        front = np.exp(np.cumsum(np.log1p(-np.concatenate([np.zeros((1, alpha.shape[1])), alpha])), axis=0))[:-1]
+        if stop > 0:
+            alpha = np.where(front >= stop, alpha, 0.0)
+        return PixelColumn(alpha, front, self.colors[near], self.reach[near], self.order[near])
+
+    def _alphas(self, x: Array, y: Array) -> tuple[Array, Array]:
+        """Which convexes matter at the pixels, and their alphas ``(M, Q)``."""
         near = self._reaching(x, y)
         begin, normal, length, there = self._edges(near)
         terms = []
@@ -157,12 +175,7 @@ class BruteForce:
         phi = top + np.log(sum(np.exp(t - top) for t in terms))
         with np.errstate(over="ignore"):
             inside = 1 / (1 + np.exp(self.sharp[near][:, None] * phi))
-        alpha = np.minimum(self.opacity[near][:, None] * inside, CLAMP)
-        alpha = np.where(alpha >= threshold, alpha, 0.0)
-        front = np.exp(np.cumsum(np.log1p(-np.concatenate([np.zeros((1, len(x))), alpha])), axis=0))[:-1]
-        if stop > 0:
-            alpha = np.where(front >= stop, alpha, 0.0)
-        return PixelColumn(alpha, front, self.colors[near], self.reach[near], self.order[near])
+        return near, np.minimum(self.opacity[near][:, None] * inside, CLAMP)
 
     def erosion(self) -> Array:
         """For each convex with an area, the largest over its edges of log m / (z delta |edge|): how far, in pixels, the half level may lie

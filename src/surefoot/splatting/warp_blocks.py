@@ -34,35 +34,46 @@ def backward_blocks(
     box: wp.array(dtype=wp.vec4i),
     soft: wp.array(dtype=wp.vec4),
     colors: wp.array(dtype=wp.vec3),
+    background: wp.array(dtype=wp.vec3),
     across: int,
     down: int,
     tile: int,
-    tau: float,
+    width: int,
+    height: int,
     published: int,
-    behind: wp.array(dtype=wp.vec3),
-    left: wp.array(dtype=float),
+    tau: float,
+    transmittance: wp.array(dtype=float),
     last: wp.array(dtype=wp.int32),
-    d_color: wp.array(dtype=wp.vec3),
+    d_image: wp.array(dtype=wp.vec3),
     d_left: wp.array(dtype=float),
     total: wp.array(dtype=wp.vec3),
 ):
-    """Back to front, as `warp_shade.backward`. `behind` is the background, `left` the transmittance at the end. `total` receives, for each
-    convex, the sums of dL/dd (x, y, 1) of its edges, then of colour, then of opacity, z sigma, z delta."""
+    """Back to front, as `warp_shade.backward`. `transmittance` is that at the end. `total` receives, for each convex, the sums of
+    colour, of opacity, z sigma and z delta, then of dL/dd (x, y, 1) of its edges."""
     at = wp.tid()
     pixels = tile * tile
     t = at // pixels
     inner = at - t * pixels
-    column = float((t % across) * tile + inner % tile)
-    row = float(((t // across) % down) * tile + inner // tile)
+    c = t // (across * down)
+    i = (t % across) * tile + inner % tile
+    j = ((t // across) % down) * tile + inner // tile
+    column = float(i)
+    row = float(j)
     wide = edges.shape[1]
-    latest = last[at]
     begin = starts[t]
-    until = wp.tile_max(wp.tile(latest))[0]
-    back = behind[at]
+    back = background[c]
     clear = float(1.0)
-    front = left[at]
-    upstream = d_color[at]
-    upstream_left = d_left[at]
+    latest = int(begin)
+    front = float(1.0)
+    upstream = wp.vec3()
+    upstream_left = float(0.0)
+    if i < width and j < height:
+        pixel = (c * height + j) * width + i
+        latest = last[pixel]
+        front = transmittance[pixel]
+        upstream = d_image[pixel]
+        upstream_left = d_left[pixel]
+    until = wp.tile_max(wp.tile(latest))[0]
     for step in range(until - begin):
         p = until - 1 - step
         g = ids[p]
@@ -114,6 +125,6 @@ def backward_blocks(
                     share = d_phi * wp.exp((d - top) * a)
                     d_a += share * d
                     share = share * a
-                add_sum(total, g * (wide + 2) + k, wp.vec3(share * x, share * y, share))
-            add_sum(total, g * (wide + 2) + wide, d_shade)
-            add_sum(total, g * (wide + 2) + wide + 1, wp.vec3(change * inside, d_u * phi, d_a))
+                add_sum(total, g * (wide + 2) + 2 + k, wp.vec3(share * x, share * y, share))
+            add_sum(total, g * (wide + 2), d_shade)
+            add_sum(total, g * (wide + 2) + 1, wp.vec3(change * inside, d_u * phi, d_a))

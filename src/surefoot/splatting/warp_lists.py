@@ -1,4 +1,4 @@
-"""The Warp source of `rasterize.py` for tiles: which convexes each lists, what those it does not list could add, and sums over pairs.
+"""The Warp source of `rasterize.py` for tiles: which convexes each lists, and what those it does not list could add.
 
 For CPU and CUDA. Imported only where Warp is installed; Warp reads the annotations, so they are not deferred.
 """
@@ -13,6 +13,17 @@ import warp as wp
 wp.set_module_options({"enable_backward": False})
 
 SLACK = wp.constant(1e-5)  # of culling tests, relative to the terms of d: far above their rounding errors
+
+
+@wp.func
+def key_of(depth: float, g: int):
+    """What sorts primitives by depth (positive, or infinite), then by number."""
+    return (wp.int64(wp.cast(depth, wp.int32)) << wp.int64(32)) + wp.int64(g)
+
+
+@wp.func
+def primitive_of(key: wp.int64):
+    return wp.int32(key & wp.int64(0x7FFFFFFF))
 
 
 @wp.func
@@ -49,8 +60,9 @@ def keeps(
 
 
 @wp.kernel(enable_backward=False)
-def list_rows(
-    order: wp.array(dtype=wp.int32),
+def list_chunks(
+    first: int,
+    keys: wp.array(dtype=wp.int64),
     edges: wp.array2d(dtype=wp.vec3),
     count: wp.array(dtype=wp.int32),
     origin: wp.array(dtype=wp.vec2),
@@ -61,34 +73,44 @@ def list_rows(
     down: int,
     tile: int,
     published: int,
-    first: int,
+    each: int,
     fill: int,
-    places: wp.array(dtype=wp.int32),
+    places: wp.array2d(dtype=wp.int32),
+    pairs: wp.array(dtype=wp.int32),
     ids: wp.array(dtype=wp.int32),
+    slots: wp.array(dtype=wp.int32),
 ):
-    """CPU: a thread owns a row of tiles and walks all primitives in depth order, so lists come out sorted. First counts, then fills."""
-    band = first + wp.tid()
-    c = band // down
-    ty = band - c * down
-    for rank in range(number):
-        g = order[c * number + rank]
+    """CPU: a thread owns a chunk of `each` primitives in depth order.
+
+    First `places` receives how many of them each tile lists, and `pairs` how many tiles list each of them. Then `places` comes in as where
+    the chunk's part of each tile's list begins, and `pairs` as where each primitive's slots do: `ids` receives the lists, `slots` their places
+    of each primitive, tile by tile.
+    """
+    chunk = first + wp.tid()
+    for rank in range(chunk * each, wp.min((chunk + 1) * each, keys.shape[0])):
+        g = primitive_of(keys[rank])
         m = count[g]
-        if m == 0:
-            return  # the hidden ones come last
-        b = box[g]
-        if ty < b[2] // tile or ty > b[3] // tile:
-            continue
-        for tx in range(b[0] // tile, b[1] // tile + 1):
-            if keeps(edges, g, m, origin[g], soft[g], tx, ty, tile, published):
-                t = band * across + tx
-                if fill == 1:
-                    ids[places[t]] = g
-                places[t] = places[t] + 1
+        if m > 0:
+            c = rank // number
+            b = box[g]
+            kept = int(0)
+            for ty in range(b[2] // tile, b[3] // tile + 1):
+                for tx in range(b[0] // tile, b[1] // tile + 1):
+                    if keeps(edges, g, m, origin[g], soft[g], tx, ty, tile, published):
+                        t = (c * down + ty) * across + tx
+                        if fill == 1:
+                            ids[places[chunk, t]] = g
+                            slots[pairs[g] + kept] = places[chunk, t]
+                        places[chunk, t] = places[chunk, t] + 1
+                        kept += 1
+            if fill == 0:
+                pairs[g] = kept
 
 
 @wp.kernel(enable_backward=False)
 def list_pairs(
-    order: wp.array(dtype=wp.int32),
+    first: int,
+    keys: wp.array(dtype=wp.int64),
     edges: wp.array2d(dtype=wp.vec3),
     count: wp.array(dtype=wp.int32),
     origin: wp.array(dtype=wp.vec2),
@@ -99,7 +121,6 @@ def list_pairs(
     down: int,
     tile: int,
     published: int,
-    first: int,
     fill: int,
     places: wp.array(dtype=wp.int32),
     ids: wp.array(dtype=wp.int32),
@@ -107,7 +128,7 @@ def list_pairs(
 ):
     """CUDA: a thread is a primitive in depth order; a stable sort by tile follows. First counts, then fills."""
     rank = first + wp.tid()
-    g = order[rank]
+    g = primitive_of(keys[rank])
     m = count[g]
     kept = int(0)
     if m > 0:
@@ -128,25 +149,8 @@ def list_pairs(
 
 
 @wp.kernel(enable_backward=False)
-def gather_slots(
-    slots: wp.array2d(dtype=float),
-    ids: wp.array(dtype=wp.int32),
-    pairs: int,
-    each: int,
-    first: int,
-    total: wp.array2d(dtype=float),
-):
-    """CPU: a thread owns `each` primitives and adds their pairs' slots in the order of the pairs."""
-    lowest = (first + wp.tid()) * each
-    for p in range(pairs):
-        g = ids[p]
-        if g >= lowest and g < lowest + each:
-            for f in range(slots.shape[1]):
-                total[g, f] = total[g, f] + slots[p, f]
-
-
-@wp.kernel(enable_backward=False)
 def bound_unlisted(
+    first: int,
     edges: wp.array2d(dtype=wp.vec3),
     count: wp.array(dtype=wp.int32),
     origin: wp.array(dtype=wp.vec2),
@@ -158,7 +162,6 @@ def bound_unlisted(
     down: int,
     tile: int,
     tau: float,
-    first: int,
     total: wp.array(dtype=float),
 ):
     """For each tile, the sum over primitives that are not in its list of min(tau, o sigmoid(-z^2 sigma delta min max_k d_k)) >= alpha."""
@@ -169,7 +172,7 @@ def bound_unlisted(
     bound = float(0.0)
     for i in range(number):
         g = c * number + i
-        m = int(count[g])
+        m = wp.abs(count[g])
         listed = bool(False)
         q = soft[g]
         if status[g] == 0:
@@ -177,12 +180,6 @@ def bound_unlisted(
             if tx >= b[0] // tile and tx <= b[1] // tile and ty >= b[2] // tile and ty <= b[3] // tile:
                 listed = keeps(edges, g, m, origin[g], q, tx, ty, tile, 0)
         if (status[g] == 0 and not listed) or status[g] == 3:
-            if status[g] == 3:
-                m = int(0)
-                for k in range(edges.shape[1]):
-                    e = edges[g, k]
-                    if e[0] != 0.0 or e[1] != 0.0:
-                        m += 1
             x0 = float(tx * tile) - origin[g][0]
             y0 = float(ty * tile) - origin[g][1]
             size = float(tile - 1)

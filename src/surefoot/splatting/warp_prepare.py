@@ -12,7 +12,7 @@ all this is tested against.
 import warp as wp
 
 from surefoot.splatting.warp_hull import LEAST, cut_hull, floats, hull, offset_of, shift_of
-from surefoot.splatting.warp_lists import SLACK
+from surefoot.splatting.warp_lists import SLACK, key_of
 
 wp.set_module_options({"enable_backward": False})
 
@@ -26,6 +26,7 @@ corners = wp.types.vector(length=20, dtype=wp.float32)
 
 @wp.kernel(enable_backward=False)
 def prepare(
+    first: int,
     points: wp.array2d(dtype=wp.vec3),
     delta: wp.array(dtype=float),
     sigma: wp.array(dtype=float),
@@ -40,17 +41,16 @@ def prepare(
     published: int,
     clip: int,
     tile: int,
-    first: int,
     edges: wp.array2d(dtype=wp.vec3),
     ring: wp.array2d(dtype=wp.int32),
     count: wp.array(dtype=wp.int32),
     origin: wp.array(dtype=wp.vec2),
     box: wp.array(dtype=wp.vec4i),
     soft: wp.array(dtype=wp.vec4),
-    depth: wp.array(dtype=float),
-    reach: wp.array(dtype=wp.vec2),
+    key: wp.array(dtype=wp.int64),
     status: wp.array(dtype=wp.int32),
 ):
+    """All of `count` (of edges; negative where the convex is hidden, by status 3), `key` and `status` is set, the rest where there are edges."""
     g = first + wp.tid()
     number = points.shape[0]
     n = points.shape[1]
@@ -59,7 +59,7 @@ def prepare(
     view = views[c]
     lens = lenses[c]
     count[g] = 0
-    depth[g] = wp.inf
+    key[g] = key_of(wp.inf, g)
     status[g] = 1
     middle = wp.vec3()
     for k in range(n):
@@ -69,7 +69,6 @@ def prepare(
     z = at[2]
     o = opacity[i]
     nearest = float(wp.inf)
-    farthest = float(-wp.inf)
     xs = floats()
     ys = floats()
     u = lens[0] * at[0] / z + lens[2]
@@ -80,7 +79,6 @@ def prepare(
         offset = wp.transform_vector(view, points[i, k] - middle)
         zk = z + offset[2]
         nearest = wp.min(nearest, zk)
-        farthest = wp.max(farthest, zk)
         spot = shift_of(at, offset, lens)
         xs[k] = (u - ox) + spot[0]
         ys[k] = (v - oy) + spot[1]
@@ -118,6 +116,7 @@ def prepare(
             ring[g, k] = 17 * p
             edges[g, k] = wp.vec3(ys[q] - ys[p], xs[p] - xs[q], xs[q] * ys[p] - xs[p] * ys[q])
     status[g] = 3
+    count[g] = -m
     a = wp.min(z * delta[i] * sharpen[c], HARDEST)
     s = wp.min(z * sigma[i], HARDEST)
     limit = float(wp.inf)
@@ -126,7 +125,6 @@ def prepare(
     margin = limit / (a * s)
     origin[g] = wp.vec2(ox, oy)
     soft[g] = wp.vec4(a, s, o, limit)
-    reach[g] = wp.vec2(nearest, farthest)
     if o <= tau:
         return
     left = -ox
@@ -229,11 +227,12 @@ def prepare(
         box[g] = wp.vec4i(0, width - 1, 0, height - 1)
     status[g] = 0
     count[g] = m
-    depth[g] = z
+    key[g] = key_of(z, g)
 
 
 @wp.kernel(enable_backward=False)
 def unproject(
+    first: int,
     points: wp.array2d(dtype=wp.vec3),
     delta: wp.array(dtype=float),
     sigma: wp.array(dtype=float),
@@ -245,21 +244,28 @@ def unproject(
     near: float,
     published: int,
     depth_gradient: int,
-    first: int,
     ring: wp.array2d(dtype=wp.int32),
     count: wp.array(dtype=wp.int32),
     origin: wp.array(dtype=wp.vec2),
-    total: wp.array2d(dtype=float),
+    gather: int,
+    pairs: wp.array(dtype=wp.int32),
+    places: wp.array(dtype=wp.int32),
+    slots: wp.array2d(dtype=wp.vec3),
+    total: wp.array2d(dtype=wp.vec3),
+    d_colors: wp.array(dtype=wp.vec3),
     d_points: wp.array2d(dtype=wp.vec3),
     d_delta: wp.array(dtype=float),
     d_sigma: wp.array(dtype=float),
     d_opacity: wp.array(dtype=float),
 ):
-    """The adjoint of `prepare`: a thread is a primitive, and adds over the cameras."""
+    """The adjoint of `prepare`: a thread is a primitive, and adds over the cameras.
+
+    `total` holds the sums of colour, of opacity, z sigma and z delta, then of dL/dd (x, y, 1) of each edge; with `gather` it is added up
+    here first, from the primitive's slots in the order of its tiles.
+    """
     i = first + wp.tid()
     number = points.shape[0]
     n = points.shape[1]
-    wide = ring.shape[1]
     middle = wp.vec3()
     for k in range(n):
         middle += points[i, k]
@@ -274,9 +280,16 @@ def unproject(
             z = at[2]
             soften = wp.min(delta[i] * sharpen[c], HARDEST)
             sharp = wp.min(sigma[i], HARDEST)
-            d_o = total[g, 3 * wide + 3]
-            d_s = total[g, 3 * wide + 4]
-            d_a = total[g, 3 * wide + 5]
+            if gather == 1:
+                for k in range(m + 2):
+                    total[g, k] = wp.vec3()
+                for pair in range(pairs[g], pairs[g + 1]):
+                    for k in range(m + 2):
+                        total[g, k] = total[g, k] + slots[places[pair], k]
+            d_colors[g] = total[g, 0]
+            d_o = total[g, 1][0]
+            d_s = total[g, 1][1]
+            d_a = total[g, 1][2]
             d_opacity[i] = d_opacity[i] + d_o
             d_sigma[i] = d_sigma[i] + z * d_s
             d_delta[i] = d_delta[i] + z * d_a * sharpen[c]
@@ -293,12 +306,10 @@ def unproject(
                 code = ring[g, k]
                 after = start + shift_of(at, offset_of(points, view, i, middle, near, z, ring[g, (k + 1) % m]), lens)
                 h = (k + m - 1) % m  # the edge that ends here, and k begins
-                gx = (total[g, 3 * k + 1] - total[g, 3 * k + 2] * after[1]) - (
-                    total[g, 3 * h + 1] - total[g, 3 * h + 2] * before[1]
-                )
-                gy = (total[g, 3 * k + 2] * after[0] - total[g, 3 * k]) - (
-                    total[g, 3 * h + 2] * before[0] - total[g, 3 * h]
-                )
+                ours = total[g, 2 + k]
+                theirs = total[g, 2 + h]
+                gx = (ours[1] - ours[2] * after[1]) - (theirs[1] - theirs[2] * before[1])
+                gy = (ours[2] * after[0] - ours[0]) - (theirs[2] * before[0] - theirs[0])
                 before = here
                 here = after
                 if published == 1:
