@@ -160,12 +160,15 @@ def run(options: Options, problem: Curvature, run: RunDir | None) -> Result[Rate
     import logging
 
     from surefoot.core.solve import solve
+    from surefoot.numerics.threads import torch_threads
     from surefoot.training.spectral_method import MeasureRates
+    from surefoot.training.spectral_rows import threads_for
 
     if problem.normalisation:  # said here and not in `load`, which a check calls, too
         hint = "" if problem.unit > 1 else " (--statistics ghost takes those of ghost batches)"
         logging.getLogger(__name__).warning("measured with %s%s", problem.normalisation, hint)
-    return solve(problem, MeasureRates(), run=run)
+    with torch_threads(threads_for(problem.network.vector().numel())):
+        return solve(problem, MeasureRates(), run=run)
 
 
 def write_answer(answer: Rates, problem: Curvature, folder: Path) -> None:

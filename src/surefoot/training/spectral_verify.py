@@ -21,9 +21,10 @@ from surefoot.core.random import Streams
 from surefoot.core.verify import Check, Dossier, Verdict, compare, refute
 from surefoot.numerics.autodiff import ggn_product, hessian_operator, hvp
 from surefoot.numerics.krylov import lanczos_relative_gap
+from surefoot.numerics.threads import torch_threads
 from surefoot.records.fingerprint import fingerprint
 from surefoot.training.spectral_problem import Curvature
-from surefoot.training.spectral_rows import Network, count, everywhere, take
+from surefoot.training.spectral_rows import Network, count, everywhere, take, threads_for
 
 __all__ = ["CHECKS"]
 
@@ -455,6 +456,16 @@ def _descends(case: _Case, size: int, rate: float) -> bool:
         return alive and float(losses(last, problem.targets).mean()) <= 2 * before
 
 
+def _threaded(check: Check) -> Check:
+    """The check with as many threads as the network is worth."""
+
+    def checked(claim: Claim, dossier: Dossier) -> Verdict:
+        with torch_threads(threads_for(_case(dossier).point.numel())):
+            return check(claim, dossier)
+
+    return checked
+
+
 CHECKS: Mapping[str, Check] = {
-    "eigenvalue": eigenvalue, "largest": largest, "density": density, "prediction": prediction, "threshold": threshold, "trains": trains,
-}  # fmt: skip
+    check.__name__: _threaded(check) for check in (eigenvalue, largest, density, prediction, threshold, trains)
+}
