@@ -74,8 +74,12 @@ def main(bench: Bench) -> None:
         rows = [{**row, **row["value"], "value": None} for row in bench.paired([TRAINING], asked, repeats=1, warmups=0)]
         bench.table(
             f"Training: {case}", rows, says="The preset `few`, one photo a step; PSNR in dB, means over photos. Corrected: after the affine map "
-            "of colours that fits each held-out photo best, which takes its exposure away and is no part of the method.",
-            columns=["case", "size", "photos", "held_out", "steps", "convexes", "train_psnr", "held_out_psnr", "corrected_psnr", "ssim", "processor_s"],
+            "of colours that fits each held-out photo best, which takes its exposure away and is no part of the method. Bound, PSNR: the median "
+            "error bound (of all pixels and colours) and the PSNR of the held-out photos, shown without contributions below 1/255 or 1/1024.",
+            columns=[
+                "case", "size", "photos", "held_out", "steps", "convexes", "train_psnr", "held_out_psnr", "corrected_psnr", "ssim", "processor_s",
+                "bound, 1/255", "bound, 1/1024", "psnr, 1/255", "psnr, 1/1024",
+            ],
         )  # fmt: skip
     if bench.wants("toy"):
         shapes = (

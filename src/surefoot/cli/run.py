@@ -8,7 +8,6 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -161,7 +160,7 @@ def _run_in(folder: RunDir, system: System, session: Session, options: Any, give
     from surefoot.core.method import Status
     from surefoot.core.verify import verify_run
     from surefoot.records.files import write_json
-    from surefoot.report.html import draw_figures, write_report
+    from surefoot.report.html import write_report
     from surefoot.report.progress import Bar
 
     folder.seed = session.seed if session.seed is not None or system.traits.private else 0
@@ -178,10 +177,8 @@ def _run_in(folder: RunDir, system: System, session: Session, options: Any, give
         result = execute(system, options, inputs, folder, **config)
     if result.status is Status.INTERRUPTED:
         return _say_interrupted(folder, system)
-    with ThreadPoolExecutor(1) as beside:
-        drawn = beside.submit(draw_figures, folder.root, system)
-        verdicts = verify_run(folder.root, system, trust=True) if result.certificate is not None else []
-    page = write_report(folder.root, system, drawn.result())
+    verdicts = verify_run(folder.root, system, trust=True) if result.certificate is not None else []
+    page = write_report(folder.root, system)
     if not session.quiet:
         print_run(folder, system, result.reason, verdicts, page)
     if not result.status.good:

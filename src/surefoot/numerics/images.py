@@ -55,8 +55,10 @@ def ssim_map(image: Tensor, other: Tensor) -> Tensor:
     Means, variances and covariance are weighted by an 11 x 11 Gaussian of deviation 1.5; beyond the border all is zero.
     """
     x, y = image.permute(2, 0, 1), other.permute(2, 0, 1)
-    planes = _blur(torch.cat([x, y, x * x, y * y, x * y]))
-    mean_x, mean_y, square_x, square_y, product = planes.chunk(5)
+    mean_x, square_x, product = _blur(torch.cat([x, x * x, x * y])).chunk(3)
+    mean_y, square_y = _blur(torch.cat([y, y * y])).chunk(
+        2
+    )  # by itself: where it is no variable, nothing goes back through it
     cross = product - mean_x * mean_y
     power = mean_x**2 + mean_y**2
     spread = square_x + square_y - power

@@ -88,14 +88,6 @@ def svg_uri(figure: Any) -> tuple[str, bytes]:
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode(), buffer.getvalue()
 
 
-def draw_figures(path: str | Path, system: System) -> tuple[list[dict[str, str]], str]:
-    """The figures of a finished run, drawn into it, and '' or why there are none; reads no verdict, so it need not wait for one."""
-    reader = RunReader(path)
-    if not (reader.has("answer") and reader.config.get("status") == "finished"):
-        return [], ""
-    return guarded("Figures", lambda: draw(reader, system), [])
-
-
 def draw(reader: RunReader, system: System) -> list[dict[str, str]]:
     """The card's figures, saved as figures/NAME.svg and .png, and what a page needs of them."""
     shown = []
@@ -215,18 +207,16 @@ def guarded(what: str, make: Callable[[], T], otherwise: T) -> tuple[T, str]:
         return otherwise, f"{what} cannot be made from the files of this run ({type(error).__name__}: {error})."
 
 
-def write_report(path: str | Path, system: System, drawn: tuple[list[dict[str, str]], str] | None = None) -> Path:
-    """Write report.html into the run; needs nothing but the run directory.
-
-    Args:
-        drawn: what `draw_figures` gave; None draws them now.
-    """
+def write_report(path: str | Path, system: System) -> Path:
+    """Draw the figures and write report.html into the run; needs nothing but the run directory."""
     reader = RunReader(path)
     config = reader.config
     rows = claim_rows(reader)
-    figures, wrong = draw_figures(path, system) if drawn is None else drawn
     complete = reader.has("answer") and config.get("status") == "finished"
-    lead = f"{headline(system, reader)} {wrong}".strip() if complete else str(config.get("reason", ""))
+    lead, figures = str(config.get("reason", "")), list[dict[str, str]]()
+    if complete:
+        figures, wrong = guarded("Figures", lambda: draw(reader, system), [])
+        lead = f"{headline(system, reader)} {wrong}".strip()
     html = page(
         "report.html", card=system.name, title=system.title, when=config.get("created", ""), status=config.get("status", ""),
         headline=lead, judged=reader.judged, tiles=tiles(reader, rows), figures=figures, rows=rows, why_none=config.get("reason", ""),

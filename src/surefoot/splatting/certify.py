@@ -65,7 +65,7 @@ def certify_scene(
     """All claims about `scene`.
 
     Args:
-        before: squared errors of the judged photos' blocks as training started (`intervals.block_sums`), where they are known.
+        before: squared errors of the judged photos' blocks as training started (`intervals.block_squares`), where they are known.
         perceptual: claim LPIPS, too.
     """
     places, images, bounds, lefts, weights = judged(problem), {}, [], [], []

@@ -163,15 +163,13 @@ class Frame:
         ]  # fmt: skip
 
     def work(self, vectors: int) -> list[Any]:
-        """A job's own vectors, and a vector of whole numbers for each strip, not set; side by side for a CPU's cache, or a GPU's threads."""
-        shading, device, found = self.launcher.shading, self.status.device, []
-        sizes = [(vectors, shading.vector, torch.float32), (self.each, shading.whole, torch.int32)]
-        for size, kind, dtype in sizes:
-            if device.type == "cpu":
-                own = torch.empty(self.jobs, size, shading.lanes, dtype=dtype)
-            else:
-                own = torch.empty(size, self.jobs, shading.lanes, dtype=dtype, device=device).transpose(0, 1)
-            found.append(self.launcher.array(own, kind))
+        """A job's own vectors, and a vector of whole numbers for each strip, not set. Those of a job are neighbours, for a CPU's cache; where
+        a lane is a thread, those of neighbouring jobs."""
+        shading, found = self.launcher.shading, []
+        for size, kind, dtype in ((vectors, shading.vector, torch.float32), (self.each, shading.whole, torch.int32)):
+            shape = (self.jobs, size) if shading.lanes > 1 else (size, self.jobs)
+            own = torch.empty(*shape, shading.lanes, dtype=dtype, device=self.status.device)
+            found.append(self.launcher.array(own if shading.lanes > 1 else own.transpose(0, 1), kind))
         return found
 
 

@@ -10,6 +10,7 @@ the whole scene once, and then alpha and c of those convexes alone, in float64.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -22,7 +23,7 @@ from surefoot.splatting.harmonics import shade
 from surefoot.splatting.model import render
 from surefoot.splatting.problem import Capture, Trained
 from surefoot.splatting.rasterize import Settings
-from surefoot.splatting.reach import Seen, see
+from surefoot.splatting.reach import Seen, see, transmittances
 from surefoot.splatting.reference import CLAMP, Contributions, visible
 
 __all__ = ["STOP", "gradient_claim"]
@@ -61,10 +62,12 @@ def gradient_claim(
     colors = (colors if colors.ndim == 2 else colors[0])[seen.order]
     back = torch.as_tensor(scene.background, dtype=torch.float64)
     in_front, behind = seen.in_front[torch.from_numpy(places)], []
-    for place in places.tolist():
-        later = seen.alpha[place + 1 :]
-        left = torch.cumprod(torch.cat([torch.ones(1, len(rows), dtype=torch.float64), 1 - later]), dim=0)
-        behind.append((later * left[:-1]).T @ colors[place + 1 :] + left[-1][:, None] * back)
+    there = back.expand(len(rows), 3)
+    for place, following in reversed(list(itertools.pairwise([*places.tolist(), len(seen.alpha) - 1]))):
+        layers = slice(place + 1, following + 1)  # what lies between this one and the next, that one included
+        left = transmittances(seen.alpha[layers])
+        there = (seen.alpha[layers] * left[:-1]).T @ colors[layers] + left[-1][:, None] * there
+        behind.insert(0, there)
     counted = (seen.alpha > 0)[torch.from_numpy(places)]
     weight = torch.from_numpy(weights)
     exact = _exact(scene, tensors, chosen, view, matrix, pixels, weight, in_front, behind, counted)

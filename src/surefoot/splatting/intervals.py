@@ -18,19 +18,24 @@ import torch
 from surefoot.core.certificate import Claim
 from surefoot.numerics.images import ssim_map
 
-__all__ = ["BLOCK", "DRAWS", "LEVEL", "block_sums", "interval_claims"]
+__all__ = ["BLOCK", "DRAWS", "LEVEL", "block_squares", "block_sums", "interval_claims"]
 
 BLOCK, DRAWS, LEVEL, SEED = 16, 1000, 0.95, 0
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
+def block_squares(image: Array, photo: Array, mask: Array | None) -> Array:
+    """Of each block, row by row: its squared errors' sum over channels, at the pixels that count, ``(blocks,)``."""
+    square = ((np.asarray(image, dtype=float) - photo) ** 2).sum(axis=2)
+    return _sums(square if mask is None else square * (np.asarray(mask) > 0))
+
+
 def block_sums(image: Array, photo: Array, mask: Array | None) -> tuple[Array, Array, Array]:
-    """Of each block, row by row: its pixels that count, their squared errors' sum over channels, their similarities' sum, ``(blocks,)``."""
+    """Of each block: its pixels that count, `block_squares`, and their similarities' sum, all ``(blocks,)``."""
     counts = np.ones(photo.shape[:2]) if mask is None else (np.asarray(mask) > 0).astype(float)
     one, other = torch.from_numpy(np.asarray(image, dtype=float)), torch.from_numpy(np.asarray(photo, dtype=float))
     similar = ssim_map(one, other).mean(dim=2).numpy()
-    square = ((one - other) ** 2).sum(dim=2).numpy()
-    return _sums(counts), _sums(square * counts), _sums(similar * counts)
+    return _sums(counts), block_squares(image, photo, mask), _sums(similar * counts)
 
 
 def _sums(values: Array) -> Array:

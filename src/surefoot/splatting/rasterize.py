@@ -304,7 +304,7 @@ def _check(
         if not all(math.isfinite(x) for x in ranges[name]):
             index = (~torch.isfinite(value)).nonzero()[0]
             raise ValueError(f"{name} is not finite at index {tuple(int(i) for i in index)}")
-    if not float(matrices[:, (0, 1), (0, 1)].min()) > 0:
+    if not float(torch.diagonal(matrices, dim1=1, dim2=2)[:, :2].min()) > 0:
         raise ValueError("a camera has a focal length that is not positive")
     for name, value in {"delta": delta, "sigma": sigma}.items():
         if not ranges[name][0] > 0:

@@ -13,9 +13,10 @@ from torch import Tensor
 from surefoot.splatting.problem import Trained
 from surefoot.splatting.reference import Contributions, contributions, edge_terms, hull_successors, shadows
 
-__all__ = ["NEGLIGIBLE", "Seen", "reaching", "see"]
+__all__ = ["NEGLIGIBLE", "Seen", "reaching", "see", "transmittances"]
 
 NEGLIGIBLE = 1e-14
+AT_ONCE = 1024  # convexes whose terms at all pixels are held together: they should stay in the cache
 
 
 def reaching(
@@ -29,12 +30,15 @@ def reaching(
             used = following >= 0
             solid = used.sum(dim=1) >= 3
             rows, terms, used = rows[solid], edge_terms(shown.corners, following)[solid], used[solid]
-            top = terms.new_full((len(rows), len(pixels)), -torch.inf)
-            for k in range(terms.shape[1]):
-                offset = torch.where(used[:, k], terms[:, k, 2], -torch.inf)
-                slope = torch.where(used[:, k, None], terms[:, k, :2], 0.0)
-                torch.maximum(top, torch.addmm(offset[:, None], slope, pixels.T), out=top)
-            lowest = top.amin(dim=1) * shown.depth[solid] ** 2 * sigma[rows] * delta[rows]
+            lowest = shown.depth[solid] ** 2 * sigma[rows] * delta[rows]
+            for first in range(0, len(rows), AT_ONCE):
+                part = slice(first, first + AT_ONCE)
+                top = terms.new_full((len(lowest[part]), len(pixels)), -torch.inf)
+                for k in range(terms.shape[1]):
+                    offset = torch.where(used[part, k], terms[part, k, 2], -torch.inf)
+                    slope = torch.where(used[part, k, None], terms[part, k, :2], 0.0)
+                    torch.maximum(top, torch.addmm(offset[:, None], slope, pixels.T), out=top)
+                lowest[part] *= top.amin(dim=1)
             found.append(rows[opacity[rows] * torch.exp(-lowest.clamp(min=0)) >= NEGLIGIBLE])
     return torch.cat(found).sort().values
 

@@ -178,14 +178,13 @@ class TrainConvexes(Method[Capture, TrainState, Trained]):
             exposure=torch.eye(3, 4).repeat(photos, 1, 1), exposure_first=torch.zeros(photos, 3, 4), exposure_second=torch.zeros(photos, 3, 4),
             before=[],
         )  # fmt: skip
-        from surefoot.splatting.intervals import block_sums
+        from surefoot.splatting.intervals import block_squares
 
         found = []
         for index in problem.test or problem.train[:1]:
             image = self.shown(problem, state, index)
-            state.before.append(
-                torch.from_numpy(block_sums(image.numpy(), problem.photos[index], problem.masks[index])[1])
-            )
+            squares = block_squares(image.numpy(), problem.photos[index], problem.masks[index])
+            state.before.append(torch.from_numpy(squares))
             found.append(masked_psnr(image, torch.from_numpy(problem.photos[index]), problem.masks[index]))
         state.judged = float(np.mean(found)) if problem.test else math.inf
         if self.full_gradients:
