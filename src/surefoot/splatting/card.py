@@ -325,7 +325,7 @@ CARD = System(
             steps=900, rate=6.0, fill=4, drop=0.15, cool=0.1, split_from=150, split_until=600, most=16_000,
         ),
         "glance": Options(
-            steps=72, rate=12.0, fill=4, drop=0.15, cool=0.1, threshold_first=0.02, threshold_until=60,
+            steps=60, rate=12.0, fill=4, drop=0.15, cool=0.1, threshold_first=0.02, threshold_until=50,
         ),
         "paper": Options(
             compat="paper", answer_threshold=0.0, steps=30_000, rate=1.0, start="ball", rule="threshold", degree=3, split_every=200,
