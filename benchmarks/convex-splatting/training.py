@@ -57,7 +57,9 @@ def handle(request: dict[str, Any]) -> dict[str, Any]:
         at = replace(scene, threshold=1 / part)
         cameras = [(capture.views[i], capture.matrices[i], capture.photos[i].shape[1::-1]) for i in capture.test]
         found = [show(at, *camera, bounding=True) for camera in cameras]
-        bounds[f"bound, 1/{part}"] = round(float(torch.cat([one.bound.flatten() for one in found]).median()), 4)
+        bounds[f"bound, 1/{part}"] = round(
+            float(torch.cat([one.bound.flatten() for one in found if one.bound is not None]).median()), 4
+        )
         photos = [torch.from_numpy(capture.photos[i]) for i in capture.test]
         bounds[f"psnr, 1/{part}"] = round(
             mean(psnr(one.image[0], photo) for one, photo in zip(found, photos, strict=True)), 3

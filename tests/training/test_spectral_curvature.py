@@ -14,7 +14,7 @@ from torch import nn
 from surefoot.core.random import Streams
 from surefoot.core.solve import solve
 from surefoot.training import curvature as cu
-from surefoot.training.spectral_method import MeasureRates, growth_threshold
+from surefoot.training.spectral_method import MeasureRates, growth_threshold, still_trains
 from surefoot.training.spectral_problem import Curvature, Plan, row_losses
 
 SMALL = Plan((4, 20), outliers=2, steps=15, probes=1, draws=4, repeats=2, thresholds=1, trained=2)
@@ -61,6 +61,14 @@ def test_products_are_the_dense_matrix(kind: Any, keep: bool) -> None:
     for seed in range(2):
         v = torch.randn(A.dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         assert torch.allclose(A(v), H @ v, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["ggn", "hessian", "fisher"])
+def test_the_operators_gradient_is_the_losses(kind: Any) -> None:
+    case = problem()
+    A = cu.CurvatureOperator(case.model, case.inputs, case.targets, kind=kind, chunk=16)
+    loss = lambda w: case.losses(case.network(w, case.inputs), case.targets).mean()  # noqa: E731
+    assert torch.allclose(A.gradient(), torch.func.grad(loss)(A.point), rtol=1e-10)
 
 
 @pytest.mark.parametrize("kind", ["ggn", "hessian"])
@@ -133,6 +141,37 @@ def test_the_growth_threshold_is_two_over_the_hessians_top_eigenvalue() -> None:
     start = torch.randn(H.shape[0], generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     rate = growth_threshold(case, rows, start, 0.3)
     assert rate == pytest.approx(2 / float(torch.linalg.eigvalsh(H)[-1]), rel=1e-2)
+
+
+def test_weight_decay_adds_to_every_eigenvalue_and_to_the_steps() -> None:
+    """Against the dense matrices of the penalised loss ``f + decay |w|^2 / 2``, and its descent by hand."""
+    decay, all_rows = 0.7, torch.arange(40)
+    plain = dataclasses.replace(SMALL, batches=(8, 40), outliers=6, steps=45)
+    case = dataclasses.replace(problem(), plan=plain)
+    decayed = dataclasses.replace(case, plan=dataclasses.replace(plain, weight_decay=decay))
+    before, after = (solve(c, MeasureRates(), certify=False).answer for c in (case, decayed))
+    top = float(torch.linalg.eigvalsh(dense(case))[-1])
+    assert after.measured[-1] == pytest.approx(top + decay, rel=1e-5)
+    assert after.rate == pytest.approx(2 / (2 / before.rate + decay))
+    for name in ("predicted", "theorem", "isotropic", "measured"):
+        assert getattr(after, name) == pytest.approx(getattr(before, name) + decay)
+    assert after.damping == pytest.approx(before.damping)
+    assert after.damping[-1] == pytest.approx(0)
+    assert after.damping[0] == pytest.approx((before.theorem[0] - before.theorem[-1]) / 2, rel=1e-4)
+    H = dense(dataclasses.replace(case, kind="hessian")) + decay * torch.eye(case.network.vector().numel())
+    start = torch.randn(len(H), generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    rate = growth_threshold(decayed, all_rows, start, 0.3)
+    assert rate == pytest.approx(2 / float(torch.linalg.eigvalsh(H)[-1]), rel=1e-2)
+    # where the loss is flat, decay alone multiplies the weights: they grow from a rate of 2 / decay on
+    line = nn.Linear(5, 1, bias=False).double()
+    flat = Curvature(
+        line, case.inputs, torch.ones(40, 1).double(), lambda z, y: 0 * z[:, 0] + 1 + z[:, 0] ** 4, plan=plain
+    )
+    flat = dataclasses.replace(flat, plan=dataclasses.replace(plain, weight_decay=decay, trained=40))
+    assert still_trains(flat, 40, 0.01, Streams(0))
+    assert not still_trains(flat, 40, 2.5 / decay, Streams(0))
+    with pytest.raises(ValueError, match=r"the weight decay is -1; expected a number >= 0"):
+        dataclasses.replace(plain, weight_decay=-1)
 
 
 def test_adams_preconditioned_curvature() -> None:

@@ -54,11 +54,36 @@ def test_the_arrow_law_is_exact_for_rows_that_share_one_direction_only() -> None
     assert found == pytest.approx(exact, rel=1e-9)
 
 
+def test_many_batches_at_once_are_each_the_top_eigenvalue_of_an_arrow_matrix() -> None:
+    """Of [[mean A, R_i'/B], [R_i/B, c_i/B]] formed whole, with several leading directions, heavy rows and a batch without any spread."""
+    rng = np.random.default_rng(3)
+    D, B, k = 5, 7, 3
+    half = rng.standard_normal((D, B, k, k))
+    center, beyond = half @ half.mT, rng.standard_normal((D, B, 1, k)) * rng.exponential(3, (D, B, 1, 1))
+    own = rng.exponential(2, (D, B))
+    beyond[0] = 0.0
+    found = law.compressed(center, beyond.mT @ beyond, own, B)
+    assert found.shape == (D,)
+    for d in range(D):
+        arrow = np.zeros((k + B, k + B))
+        arrow[:k, :k] = center[d].mean(axis=0)
+        arrow[k:, :k] = beyond[d, :, 0] / B
+        arrow[:k, k:] = arrow[k:, :k].T
+        arrow[range(k, k + B), range(k, k + B)] = own[d] / B
+        assert found[d] == pytest.approx(np.linalg.eigvalsh(arrow)[-1], rel=1e-9)
+
+
 def test_the_arrow_law_reaches_the_theorem_for_weak_noise() -> None:
     n = 2000
     spread = np.full((n, 1, 1), 40.0)
     moved = law.compressed(np.full((n, 1, 1), 2.0), spread, np.zeros(n), n)
     assert moved - 2 == pytest.approx(law.moved_eigenvalue(2.0, 40.0, n) - 2, rel=0.02)
+
+
+def test_the_noise_carries_what_it_moves_the_outlier_by_or_its_own_edge() -> None:
+    assert law.noise_curvature(3.0, 10.0, 50) == pytest.approx(law.moved_eigenvalue(3.0, 10.0, 50) - 3.0)
+    assert law.noise_curvature(0.1, 10.0, 50) == law.moved_eigenvalue(0.1, 10.0, 50)
+    assert law.noise_curvature(3.0, 10.0, math.inf) == 0.0
 
 
 def test_effective_batches() -> None:

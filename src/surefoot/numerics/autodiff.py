@@ -9,14 +9,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch import func as functorch
 
-__all__ = ["Flattened", "cross_product", "ggn_product", "hessian_operator", "hvp", "jvp", "per_sample_gradients", "vjp"]
+__all__ = [
+    "Flattened",
+    "HessianOperator",
+    "cross_product",
+    "ggn_product",
+    "hessian_operator",
+    "hvp",
+    "jvp",
+    "like",
+    "per_sample_gradients",
+    "vjp",
+]
 
 Map = Callable[[Tensor], Tensor]
 
@@ -45,30 +56,58 @@ def hvp(function: Map, x: Tensor, v: Tensor) -> Tensor:
     return functorch.jvp(functorch.grad(function), (x,), (v,))[1]
 
 
-def hessian_operator(function: Map, x: Tensor) -> Map:
+class HessianOperator:
+    """The Hessian of a scalar function at a point as ``v -> H v``; see `hessian_operator`."""
+
+    def __init__(self, function: Callable[..., Tensor], x: Tensor | Sequence[Tensor]) -> None:
+        self._alone = isinstance(x, Tensor)
+        self._points = [piece.detach().requires_grad_() for piece in ([x] if isinstance(x, Tensor) else x)]
+        with torch.enable_grad():
+            value = function(self._points[0] if self._alone else self._points)
+            self._gradient = torch.autograd.grad(value, self._points, create_graph=True, materialize_grads=True)
+        self._curved = [j for j, piece in enumerate(self._gradient) if piece.requires_grad]  # the others have no graph
+
+    @property
+    def gradient(self) -> Tensor:
+        """The gradient at the point, as `__call__` has its vectors."""
+        return self._whole([piece.detach() for piece in self._gradient])
+
+    def _whole(self, pieces: Sequence[Tensor]) -> Tensor:
+        return pieces[0] if self._alone else torch.cat([piece.flatten() for piece in pieces])
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """``H v``."""
+        if not self._curved:
+            return torch.zeros_like(v)  # an affine function
+        along = [v] if self._alone else like(v, self._points)
+        chosen = ([part[j] for j in self._curved] for part in (self._gradient, along))
+        outputs, vectors = chosen
+        return self._whole(
+            torch.autograd.grad(outputs, self._points, vectors, retain_graph=True, materialize_grads=True)
+        )
+
+
+def like(vector: Tensor, pieces: Sequence[Tensor]) -> list[Tensor]:
+    """Views of a flat vector in the shapes of these tensors, one after another."""
+    parts = vector.split([piece.numel() for piece in pieces])
+    return [part.view_as(piece) for part, piece in zip(parts, pieces, strict=True)]
+
+
+def hessian_operator(function: Callable[..., Tensor], x: Tensor | Sequence[Tensor]) -> HessianOperator:
     """The Hessian at ``x`` as a function ``v -> H v``, for Krylov methods.
 
-    The graph of the gradient is built once and kept alive by the returned function, so that each product costs one
+    The graph of the gradient is built once and kept alive by the returned object, so that each product costs one
     backward pass through it.
 
     Args:
         function: ``x`` to a scalar.
-        x: where, any shape.
+        x: where: a tensor of any shape, or a sequence of tensors (a network's parameters; quicker than one vector that
+            is cut into them). Vectors of a sequence are flat, its tensors' entries one after another.
 
     Returns:
-        ``v -> H(x) v``.
+        ``v -> H(x) v``, which has the `gradient`, too.
     """
-    point = x.detach().requires_grad_()
-    with torch.enable_grad():
-        (gradient,) = torch.autograd.grad(function(point), point, create_graph=True)
-
-    def product(v: Tensor) -> Tensor:
-        if not gradient.requires_grad:
-            return torch.zeros_like(v)  # an affine function: its gradient has no graph
-        image = torch.autograd.grad(gradient, point, v, retain_graph=True, materialize_grads=True)
-        return image[0]
-
-    return product
+    return HessianOperator(function, x)
 
 
 def ggn_product(model: Map, loss: Map, x: Tensor, v: Tensor) -> Tensor:
@@ -145,6 +184,7 @@ class Flattened:
 
     module: nn.Module
     names: tuple[str, ...] | None = None
+    _shapes: tuple[tuple[str, torch.Size], ...] = field(default=(), init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         own = dict(self.module.named_parameters())
@@ -153,6 +193,7 @@ class Flattened:
         if unknown:
             raise ValueError(f"The module has no parameters called {unknown}; it has {sorted(own)}.")
         object.__setattr__(self, "names", names)
+        object.__setattr__(self, "_shapes", tuple((name, own[name].shape) for name in names))
 
     def _parameters(self) -> list[tuple[str, nn.Parameter]]:
         own = dict(self.module.named_parameters())
@@ -165,10 +206,8 @@ class Flattened:
 
     def split(self, vector: Tensor) -> dict[str, Tensor]:
         """Views of the vector, one a parameter, by name."""
-        named = self._parameters()
-        sizes = [math.prod(parameter.shape) for _, parameter in named]
-        pieces: Sequence[Tensor] = torch.split(vector, sizes)
-        return {name: piece.view(parameter.shape) for (name, parameter), piece in zip(named, pieces, strict=True)}
+        pieces: Sequence[Tensor] = torch.split(vector, [math.prod(shape) for _, shape in self._shapes])
+        return {name: piece.view(shape) for (name, shape), piece in zip(self._shapes, pieces, strict=True)}
 
     def __call__(self, vector: Tensor, *inputs: Any) -> Any:
         """The module's output with these parameters."""

@@ -11,6 +11,7 @@ from torch import Tensor
 __all__ = ["Lanczos", "Matvec", "lanczos"]
 
 Matvec = Callable[[Tensor], Tensor]
+Enough = Callable[[list[float], list[float]], bool]
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,9 @@ class Lanczos:
         """Ritz vectors in columns ``(n, m)``, in the order of `eigen`."""
         return self.basis[: self.steps].T @ self.eigen()[1]
 
-    def extended(self, matvec: Matvec, steps: int, fresh: Callable[[], Tensor] | None = None) -> Lanczos:
+    def extended(
+        self, matvec: Matvec, steps: int, fresh: Callable[[], Tensor] | None = None, enough: Enough | None = None
+    ) -> Lanczos:
         """The same process, ``steps`` products further; fewer where the space closes and no ``fresh`` is given."""
         n = self.basis.shape[1]
         room = self.basis.new_empty(min(self.steps + steps, n) + 1, n)
@@ -77,11 +80,16 @@ class Lanczos:
                 offdiagonal.append(length)
             else:
                 offdiagonal.append(0.0)
+            if enough is not None and enough(diagonal, offdiagonal):
+                break
         tensor = self.basis.new_tensor
-        return Lanczos(tensor(diagonal), tensor(offdiagonal), room[:filled].clone())
+        basis = room[:filled] if 2 * filled > len(room) else room[:filled].clone()  # let go of much unused memory
+        return Lanczos(tensor(diagonal), tensor(offdiagonal), basis)
 
 
-def lanczos(matvec: Matvec, start: Tensor, steps: int, fresh: Callable[[], Tensor] | None = None) -> Lanczos:
+def lanczos(
+    matvec: Matvec, start: Tensor, steps: int, fresh: Callable[[], Tensor] | None = None, enough: Enough | None = None
+) -> Lanczos:
     """Run the Lanczos process with full reorthogonalisation, done twice.
 
     Args:
@@ -89,6 +97,7 @@ def lanczos(matvec: Matvec, start: Tensor, steps: int, fresh: Callable[[], Tenso
         start: start vector ``(n,)``, not zero.
         steps: most matrix-vector products; never more than ``n`` are made.
         fresh: gives a vector to go on with where the Krylov space closes; None stops there.
+        enough: asked after every product with the two diagonals so far (lists of equal length); True stops.
 
     Returns:
         The decomposition.
@@ -97,14 +106,14 @@ def lanczos(matvec: Matvec, start: Tensor, steps: int, fresh: Callable[[], Tenso
         B. Parlett, "The symmetric eigenvalue problem", 1980 ("twice is enough").
     """
     first = (start / torch.linalg.vector_norm(start)).unsqueeze(0)
-    return Lanczos(start.new_empty(0), start.new_empty(0), first).extended(matvec, steps, fresh)
+    return Lanczos(start.new_empty(0), start.new_empty(0), first).extended(matvec, steps, fresh, enough)
 
 
 def _orthonormal(vector: Tensor, rows: Tensor) -> tuple[Tensor | None, float]:
     """Remove the components along orthonormal rows, twice, and normalise; None if only rounding is left."""
     before = torch.linalg.vector_norm(vector)
     for _ in range(2):
-        vector = vector - rows.T @ (rows @ vector)
+        vector = torch.addmv(vector, rows.T, rows @ vector, alpha=-1)
     length = torch.linalg.vector_norm(vector)
     # what survives two projections at this size is the rounding of the first
     if length.item() <= 10 * rows.shape[1] ** 0.5 * torch.finfo(vector.dtype).eps * before.item():

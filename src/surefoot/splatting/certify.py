@@ -82,6 +82,8 @@ def certify_scene(
             bounds.append(found.bound[0].numpy()[row, column])
             lefts.append(found.transmittance[0].numpy()[row, column])
             weights.append(white.image[0, ..., 0].numpy()[row, column])
+        similar, close = _similarity(problem, places, images)
+        erosion = _erosion(problem, scene, places[0])
         exact, shares, sight = by_reference.result()
     probes |= {"bound": np.concatenate(bounds), "left": np.concatenate(lefts), "weight": np.concatenate(weights)}
     shown = np.stack(
@@ -89,7 +91,6 @@ def certify_scene(
     )
     error = np.abs(exact - shown)
     kind = "held-out" if problem.test else "trained"
-    similar, close = _similarity(problem, places, images)
     evidence = {"renders.npz": images, "probes.npz": probes, "photo.npz": {"photo": problem.photos[places[0]]}}
     evidence["cameras.npz"] = {
         "views": problem.views[list(places)], "matrices": problem.matrices[list(places)],
@@ -138,7 +139,7 @@ def certify_scene(
         Claim(
             name="shape",
             statement="Median over convexes of the largest distance (pixels) between a hull's edge and the half level within it, at most",
-            value=_erosion(problem, scene, places[0]), relation=">=", kind="measured", check="shape", evidence=("answer", "centroids.npz"),
+            value=erosion, relation=">=", kind="measured", check="shape", evidence=("answer", "centroids.npz"),
         ),
         gradient,
         *intervals,

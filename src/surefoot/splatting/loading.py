@@ -152,6 +152,7 @@ def turntable_capture(photos: int = 16, size: int = 64, boxes: int = 6, seed: in
     """Coloured boxes and tetrahedra on a turntable, rendered by the reference; each fourth photo is held out."""
     import torch
 
+    from surefoot.numerics.threads import torch_threads
     from surefoot.splatting.reference import render_reference
     from surefoot.splatting.turntable import orbit
 
@@ -177,12 +178,13 @@ def turntable_capture(photos: int = 16, size: int = 64, boxes: int = 6, seed: in
     focal = 1.2 * size
     matrix = np.array([[focal, 0.0, size / 2], [0.0, focal, size / 2], [0.0, 0.0, 1.0]])
     one = torch.ones(boxes, dtype=torch.float64)
-    pictures = [
-        render_reference(
-            corners, 0.05 * one, 0.5 * one, 0.98 * one, torch.from_numpy(colors), torch.from_numpy(v), torch.from_numpy(matrix), size, size,
-        )[0].numpy().astype(np.float32)
-        for v in views
-    ]  # fmt: skip
+    with torch_threads(1):  # so small that more would only wait for one another
+        pictures = [
+            render_reference(
+                corners, 0.05 * one, 0.5 * one, 0.98 * one, torch.from_numpy(colors), torch.from_numpy(v), torch.from_numpy(matrix), size, size,
+            )[0].numpy().astype(np.float32)
+            for v in views
+        ]  # fmt: skip
     points, shades = [], []
     for shape, color in zip(shapes, colors, strict=True):
         weights = rng.dirichlet(np.full(len(cube), 0.4), 40)

@@ -6,7 +6,7 @@ Gauss-Newton). The graph of the rows is kept between products where memory allow
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, nn
 from torch import func as functorch
 
-from surefoot.numerics.autodiff import hessian_operator, hvp
+from surefoot.numerics.autodiff import hessian_operator, hvp, like
 from surefoot.numerics.krylov import EigenPairs, extreme_eigenpairs
 from surefoot.training.spectral_problem import MIXING, Criterion, Curvature, Kind, row_losses
 from surefoot.training.spectral_rows import Network, count, everywhere, take
@@ -96,8 +96,15 @@ class CurvatureOperator:
         return self.point.numel()
 
     def __call__(self, v: Tensor) -> Tensor:
-        total = torch.zeros_like(v)
-        n = self.count
+        image = self._mean(lambda product: product(v))
+        return image + self.ridge * v if self.ridge else image
+
+    def gradient(self) -> Tensor:
+        """The gradient of the mean loss (P,); of the graphs that the products use."""
+        return self._mean(lambda product: product.gradient)
+
+    def _mean(self, each: Callable[[Any], Tensor]) -> Tensor:
+        n, total = self.count, None
         for place, s in enumerate(range(0, n, self.chunk)):
             if len(self._kept) > place:
                 product = self._kept[place]
@@ -106,23 +113,31 @@ class CurvatureOperator:
                 product = self._product(take(self.inputs, part), take(self.targets, part))
                 if self.keep:
                     self._kept.append(product)
-            total += product(v) * (min(self.chunk, n - s) / n)
-        return total + self.ridge * v if self.ridge else total
+            found = each(product)
+            if n > self.chunk:
+                found = found * (min(self.chunk, n - s) / n)
+            total = found if total is None else total + found
+        assert total is not None
+        return total
 
     def _product(self, x: Any, y: Any) -> Any:
+        at = list(self.flat.split(self.point).values())
         if self.kind == "hessian":
-            return hessian_operator(lambda w: self.losses(self._outputs(w, x), y).mean(), self.point)
+            return hessian_operator(lambda w: self.losses(self._outputs(w, x), y).mean(), at)
         if self.kind == "fisher":  # J'J / n of the rows' losses
-            return ggn_operator(
-                lambda w: self.losses(self._outputs(w, x), y), lambda each: each.square().mean() / 2, self.point
+            return GaussNewton(
+                lambda w: self.losses(self._outputs(w, x), y), lambda each: each.square().mean() / 2, Tensor.mean, at
             )
-        return ggn_operator(lambda w: self._outputs(w, x), lambda z: self.losses(z, y).mean(), self.point)
+        loss = lambda z: self.losses(z, y).mean()  # noqa: E731
+        return GaussNewton(lambda w: self._outputs(w, x), loss, loss, at)
 
-    def _outputs(self, w: Tensor, x: Any) -> Tensor:
+    def _outputs(self, w: Sequence[Tensor], x: Any) -> Tensor:
+        at = dict(zip(self.flat.names or (), w, strict=True))
         if not self.ghost:
-            return self.flat(w, x)
+            return self.flat.at(at, x)
         with batch_statistics(self.flat.module):
-            return torch.cat([self.flat(w, take(x, slice(s, s + self.ghost))) for s in range(0, count(x), self.ghost)])
+            pieces = [take(x, slice(s, s + self.ghost)) for s in range(0, count(x), self.ghost)]
+            return torch.cat([self.flat.at(at, piece) for piece in pieces])
 
     def start(self, generator: torch.Generator) -> Tensor:
         """A random vector (P,), its direction uniform on the sphere."""
@@ -153,24 +168,43 @@ def batch_statistics(model: nn.Module) -> Generator[None, None, None]:
             m.training, m.track_running_stats = training, track
 
 
-def ggn_operator(model: Any, loss: Any, point: Tensor) -> Any:
-    """The Gauss-Newton matrix at a point as ``v -> J' (d2 loss) J v`` with its graphs kept.
+class GaussNewton:
+    """The Gauss-Newton matrix at a network's parameters as ``v -> J' (d2 loss) J v`` on flat vectors, with its graphs kept.
 
     ``J v`` is the derivative of ``u -> J' u`` along ``v``, so that it, too, is a backward pass.
+
+    Args:
+        model: parameters (a list of tensors) to outputs.
+        loss: outputs to a scalar, whose curvature stands in the middle.
+        value: outputs to the scalar whose gradient is asked for.
+        point: the parameters.
     """
-    at = point.detach().requires_grad_()
-    with torch.enable_grad():
-        outputs = model(at)
-        dual = torch.zeros_like(outputs, requires_grad=True)
-        (pulled,) = torch.autograd.grad(outputs, at, dual, create_graph=True)
-    second = hessian_operator(loss, outputs.detach())
 
-    def product(v: Tensor) -> Tensor:
-        (pushed,) = torch.autograd.grad(pulled, dual, v, retain_graph=True)
-        (back,) = torch.autograd.grad(outputs, at, second(pushed), retain_graph=True)
-        return back
+    def __init__(self, model: Any, loss: Any, value: Any, point: Sequence[Tensor]) -> None:
+        self._at = [piece.detach().requires_grad_() for piece in point]
+        with torch.enable_grad():
+            self._outputs = model(self._at)
+            self._dual = torch.zeros_like(self._outputs, requires_grad=True)
+            self._pulled = torch.autograd.grad(
+                self._outputs, self._at, self._dual, create_graph=True, materialize_grads=True
+            )
+        self._moved = [j for j, piece in enumerate(self._pulled) if piece.requires_grad]  # those that reach the outputs
+        self._curve, self._value = hessian_operator(loss, self._outputs.detach()), value
 
-    return product
+    @property
+    def gradient(self) -> Tensor:
+        """``J' d value``."""
+        return self._back(functorch.grad(self._value)(self._outputs.detach()))
+
+    def _back(self, dual: Tensor) -> Tensor:
+        found = torch.autograd.grad(self._outputs, self._at, dual, retain_graph=True, materialize_grads=True)
+        return torch.cat([piece.flatten() for piece in found])
+
+    def __call__(self, v: Tensor) -> Tensor:
+        along = like(v, self._at)
+        outputs, vectors = ([part[j] for j in self._moved] for part in (self._pulled, along))
+        (pushed,) = torch.autograd.grad(outputs, self._dual, vectors, retain_graph=True)
+        return self._back(self._curve(pushed))
 
 
 def top_eigenpairs(

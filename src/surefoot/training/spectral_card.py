@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -42,6 +42,8 @@ class Options:
     """How many of them have their threshold measured, a size."""
     trained: int = 60
     """Descent steps in the search for the rate that still trains; 0 leaves it out."""
+    weight_decay: float = 0.0
+    """Of plain descent: it adds to every eigenvalue. Decoupled decay (AdamW) adds nothing; leave it at 0."""
     statistics: Literal["running", "ghost"] = "running"
     """Batch normalisation: at its running statistics, or with those of ghost batches, as training has them; batches are then of whole ghost batches."""
     ghost: int = 0
@@ -73,7 +75,7 @@ def load(options: Options, inputs: Inputs) -> Curvature:
 
     plan = Plan(
         tuple(options.batches), options.outliers, options.steps, options.probes, options.draws, options.repeats, options.most, options.thresholds,
-        options.trained,
+        options.trained, weight_decay=options.weight_decay,
     )  # fmt: skip
     for name in ("rows", "read", "population", "ghost"):
         if getattr(options, name) < 0:
@@ -97,8 +99,6 @@ def load(options: Options, inputs: Inputs) -> Curvature:
 
 def _stated(options: Options, problem: Any, population: int, plan: Any, identity: Any, *, double: bool) -> Curvature:
     """The problem, with batch normalisation as the options say."""
-    import logging
-
     import torch
 
     from surefoot.core.random import Streams
@@ -125,9 +125,6 @@ def _stated(options: Options, problem: Any, population: int, plan: Any, identity
         stated = Curvature(**whole, **in_ghost_batches(parts, size, Streams(0).numpy("ghost", rows, size)))
     else:
         stated = Curvature(model, x, y, criterion, **whole)
-    if stated.normalisation:
-        hint = "" if stated.unit > 1 else " (--statistics ghost takes those of ghost batches)"
-        logging.getLogger(__name__).warning("measured with %s%s", stated.normalisation, hint)
     return stated.cast(torch.float64) if double else stated
 
 
@@ -160,10 +157,18 @@ def _sample(options: Options, inputs: Inputs) -> Any:
 
 def run(options: Options, problem: Curvature, run: RunDir | None) -> Result[Rates]:
     """Measure unit by unit."""
-    from surefoot.core.solve import solve
-    from surefoot.training.spectral_method import MeasureRates
+    import logging
 
-    return solve(problem, MeasureRates(), run=run)
+    from surefoot.core.solve import solve
+    from surefoot.numerics.threads import torch_threads
+    from surefoot.training.spectral_method import MeasureRates
+    from surefoot.training.spectral_rows import threads_for
+
+    if problem.normalisation:  # said here and not in `load`, which a check calls, too
+        hint = "" if problem.unit > 1 else " (--statistics ghost takes those of ghost batches)"
+        logging.getLogger(__name__).warning("measured with %s%s", problem.normalisation, hint)
+    with torch_threads(threads_for(problem.network.vector().numel())):
+        return solve(problem, MeasureRates(), run=run)
 
 
 def write_answer(answer: Rates, problem: Curvature, folder: Path) -> None:
@@ -181,7 +186,7 @@ def read_answer(folder: Path) -> Rates:
 
 
 def tiny() -> Sequence[tuple[Any, Any]]:
-    """A tanh network of 4 inputs on 24 rows, by both matrices."""
+    """A tanh network of 4 inputs on 24 rows, by both matrices, one of them with weight decay."""
     import torch
     from torch import nn
 
@@ -197,7 +202,9 @@ def tiny() -> Sequence[tuple[Any, Any]]:
         for parameter in network.parameters():
             parameter.copy_(0.7 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
     plan = Plan((4, 12, 24), outliers=2, steps=12, probes=1, draws=5, repeats=2, most=3, thresholds=1, trained=4)
-    return [(Curvature(network, x, y, kind=kind, plan=plan), MeasureRates()) for kind in ("ggn", "hessian")]
+    decayed = replace(plan, weight_decay=0.05)
+    cases = [Curvature(network, x, y, plan=plan), Curvature(network, x, y, kind="hessian", plan=decayed)]
+    return [(case, MeasureRates()) for case in cases]
 
 
 CARD = System(

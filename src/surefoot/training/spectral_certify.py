@@ -61,7 +61,7 @@ def certificate(problem: Curvature, state: MeasureState, answer: Rates) -> Certi
         ))  # fmt: skip
     evidence["settings.json"] = settings
     table = tuple(["rows.npz", "draws.npz", "batches.npz", "answer", *base])
-    claims += _predicted(answer, table)
+    claims += _predicted(problem, answer, table)
     claims += _thresholds(problem, answer, table)
     return Certificate(CARD, tuple(claims), problem.fingerprint(), evidence)
 
@@ -91,7 +91,12 @@ def _extreme(problem: Curvature, state: MeasureState, bound: float, needed: tupl
     )  # fmt: skip
 
 
-def _predicted(answer: Rates, needed: tuple[str, ...]) -> list[Claim]:
+def _decayed(problem: Curvature) -> str:
+    decay = problem.plan.weight_decay
+    return f" Plain descent's weight decay of {decay:g} is in every eigenvalue and step." if decay else ""
+
+
+def _predicted(problem: Curvature, answer: Rates, needed: tuple[str, ...]) -> list[Claim]:
     claims = []
     error = np.abs(answer.predicted / answer.measured - 1)
     for name, chosen, limit, what in (
@@ -101,7 +106,7 @@ def _predicted(answer: Rates, needed: tuple[str, ...]) -> list[Claim]:
         if chosen.any():
             worst = float(error[chosen].max())
             claims.append(Claim(
-                name=name, statement=f"Largest relative difference between predicted and measured mean top eigenvalue of batches {what}.",
+                name=name, statement=f"Largest relative difference between predicted and measured mean top eigenvalue of batches {what}.{_decayed(problem)}",
                 value=worst, bound=limit, outcome="holds" if worst <= limit else "fails", kind="measured", check="prediction", evidence=needed,
                 reason="" if worst <= limit else "rows of very different weight: few of them carry the curvature, or few batches were measured",
             ))  # fmt: skip
@@ -115,7 +120,8 @@ def _thresholds(problem: Curvature, answer: Rates, needed: tuple[str, ...]) -> l
         worst = float(np.abs(answer.rate / answer.threshold - 1)[shown].max())
         claims.append(Claim(
             name="threshold",
-            statement="Largest relative difference between the predicted rate and the median measured one from which on a perturbation grows on the linearised step.",
+            statement="Largest relative difference between the predicted rate and the median measured one from which on a perturbation grows on the linearised step."
+            + _decayed(problem),
             value=worst, bound=LOCAL, outcome="holds" if worst <= LOCAL else "fails", kind="measured", check="threshold", evidence=needed,
             reason="" if worst <= LOCAL else "few batches were measured, or the batch's loss bends otherwise than its Gauss-Newton matrix",
         ))  # fmt: skip
@@ -123,7 +129,7 @@ def _thresholds(problem: Curvature, answer: Rates, needed: tuple[str, ...]) -> l
         claims.append(Claim(
             name="trains",
             statement=f"Smallest factor, over the batch sizes, between the largest tried rate at which {problem.plan.trained} steps of descent keep the loss within "
-            "twice its start and the outputs different from row to row, and the predicted local threshold; it is shown, not predicted.",
+            "twice its start and the outputs different from row to row, and the predicted local threshold; it is shown, not predicted." + _decayed(problem),
             value=float(np.nanmin(answer.trains / answer.rate)), kind="measured", check="trains", evidence=needed,
         ))  # fmt: skip
     return claims

@@ -26,6 +26,7 @@ __all__ = [
     "largest_rate",
     "minimal_damping",
     "moved_eigenvalue",
+    "noise_curvature",
     "scaled_damping",
     "scaled_rate",
     "spike_overlap",
@@ -73,6 +74,16 @@ def moved_eigenvalue(eigenvalue: float, variance: float, effective: float) -> fl
     return math.copysign(2 * math.sqrt(noise), eigenvalue)
 
 
+def noise_curvature(eigenvalue: float, variance: float, effective: float) -> float:
+    """What the sampling noise adds: ``V / (b |lam|)`` beside an outlier, its own edge ``2 sqrt(V / b)`` where it has swallowed that.
+
+    Args:
+        eigenvalue, variance, effective: see `moved_eigenvalue`.
+    """
+    noise = variance / effective
+    return noise / abs(eigenvalue) if abs(eigenvalue) > math.sqrt(noise) else 2 * math.sqrt(noise)
+
+
 def spike_overlap(eigenvalue: float, variance: float, effective: float) -> float:
     """Squared cosine between an outlier's eigenvector in the batch and in the whole data: ``1 - V / (b lam^2)``, or 0 inside the noise."""
     ratio = variance / effective
@@ -109,7 +120,7 @@ def debiased(eigenvalue: float, variance: float, effective: float) -> float:
     return (eigenvalue + math.copysign(math.sqrt(root), eigenvalue)) / 2
 
 
-def compressed(center: Array, spread: Array, own: Array, batch: int) -> float:
+def compressed(center: Array, spread: Array, own: Array, batch: int) -> Array:
     """Top eigenvalue of a batch's matrix in the space of ``k`` leading eigenvectors ``W`` and one direction of each row beyond it.
 
     With rows ``H_i``, ``A_i = W' H_i W`` and ``R_i = (1 - W W') H_i W``, rows whose ``R_i`` are orthogonal to one another give
@@ -117,30 +128,32 @@ def compressed(center: Array, spread: Array, own: Array, batch: int) -> float:
     ``lam = lam_1( mean A_i + (1/B^2) sum R_i'R_i / (lam - c_i/B) )``. To first order it moves by the directional law's ``V / (b lam)``.
 
     Args:
-        center: ``A_i`` (B, k, k) of the batch's rows.
-        spread: ``R_i'R_i`` (B, k, k).
-        own: ``c_i`` (B,), the row's curvature along its leading direction in ``R_i``.
+        center: ``A_i`` (..., B, k, k) of the batches' rows.
+        spread: ``R_i'R_i`` (..., B, k, k).
+        own: ``c_i`` (..., B), the row's curvature along its leading direction in ``R_i``.
         batch: B.
 
     Returns:
-        The fixed point above ``max c_i / B``; a row heavier than all others together may put it close to that.
+        For every batch the fixed point (...) above ``max c_i / B``; a row heavier than all others together may put it close to that.
     """
-    mean = center.mean(axis=0)
-    poles = own / batch
-    weights = spread / batch**2
-    low = max(float(poles.max()), float(np.linalg.eigvalsh(mean)[-1]))
-    high = low + math.sqrt(max(float(np.trace(weights.sum(axis=0))), 0.0))
-    if high <= low:
-        return low
+    mean, poles = center.mean(axis=-3), own / batch
+    k = center.shape[-1]
+    weights = (spread / batch**2).reshape(*own.shape, k * k)
+    low = np.maximum(poles.max(axis=-1), np.linalg.eigvalsh(mean)[..., -1])
+    total = np.trace(weights.sum(axis=-2).reshape(*low.shape, k, k), axis1=-2, axis2=-1)
+    high = low + np.sqrt(np.maximum(total, 0.0))
     for _ in range(60):
         middle = (low + high) / 2
-        if middle in (low, high):
+        if np.all((middle <= low) | (middle >= high)):
             break
-        tried = mean + np.tensordot(1 / (middle - poles), weights, axes=1)
-        if float(np.linalg.eigvalsh(tried)[-1]) < middle:
-            high = middle
-        else:
-            low = middle
+        with np.errstate(
+            divide="ignore", invalid="ignore"
+        ):  # where low and high have met at a pole, nothing moves any more
+            shares = 1 / (middle[..., None] - poles)
+            tried = mean + (shares[..., None, :] @ weights).reshape(mean.shape)
+        apart = (middle > low) & (middle < high)
+        below = np.linalg.eigvalsh(np.where(apart[..., None, None], tried, 0.0))[..., -1] < middle
+        high, low = np.where(apart & below, middle, high), np.where(apart & ~below, middle, low)
     return high
 
 

@@ -23,6 +23,7 @@ from surefoot.training.spectral_rows import Network, everywhere
 __all__ = ["MeasureRates", "MeasureState", "growth_threshold", "measured_batches", "still_trains"]
 
 ROWS = 128  # rows of a unit of work on single rows
+DRAWN_ROWS = 8192  # rows of draws that are solved at once
 ROW_BUDGET = 2048  # small batches vary more: measure as many as have so many rows together
 TIGHT = 1e-3  # relative tolerance of a measured batch's top eigenvalue
 TURNS, NUDGE = 200, 1e-5  # linearised steps until the direction has settled, at most; length of the finite difference
@@ -108,7 +109,7 @@ class MeasureRates(Method[Curvature, MeasureState, Rates]):
                 _batch(problem, state, *where)
             else:
                 state.tried[where[0]] = torch.tensor(
-                    _ladder(problem, problem.sizes[where[0]], float(rates(state)[where[0]]), state.streams)
+                    _ladder(problem, problem.sizes[where[0]], float(rates(problem, state)[where[0]]), state.streams)
                 )
             state.k += 1
         return state
@@ -126,18 +127,18 @@ class MeasureRates(Method[Curvature, MeasureState, Rates]):
         rows = [law.effective_batch(b, problem.rows) for b in problem.sizes]
         measured = state.measured.numpy()
         counts = (~np.isnan(measured)).sum(axis=1)
-        rate = rates(state)
+        rate, decay = rates(problem, state), plan.weight_decay
         tried = np.nan_to_num(state.tried.numpy(), nan=0.0)
         rungs = np.array([int(np.flatnonzero(t)[-1]) if t.any() else -1 for t in tried])
         trains = np.where(rungs < 0, np.nan, rate * LADDER ** (rungs - BELOW).astype(float))
         return Rates(
-            batch=np.array(plan.batches, dtype=np.int64), predicted=state.drawn.mean(dim=1).numpy(),
-            theorem=np.array([law.moved_eigenvalue(top, max(along, 0.0), b) for b in rows]),
-            isotropic=np.array([law.moved_eigenvalue(top, anyhow, b) for b in rows]),
-            measured=np.array([np.nanmean(row) if c else np.nan for row, c in zip(measured, counts, strict=True)]),
+            batch=np.array(plan.batches, dtype=np.int64), predicted=state.drawn.mean(dim=1).numpy() + decay,
+            theorem=np.array([law.moved_eigenvalue(top, max(along, 0.0), b) for b in rows]) + decay,
+            isotropic=np.array([law.moved_eigenvalue(top, anyhow, b) for b in rows]) + decay,
+            measured=np.array([np.nanmean(row) if c else np.nan for row, c in zip(measured, counts, strict=True)]) + decay,
             spread=np.array([np.nanstd(r, ddof=1) / math.sqrt(c) if c > 1 else 0.0 for r, c in zip(measured, counts, strict=True)]),
             rate=rate, threshold=np.array([np.nanmedian(t) if (~np.isnan(t)).any() else np.nan for t in state.threshold.numpy()]),
-            trains=trains,
+            trains=trains, damping=np.array([law.minimal_damping(1.0, law.noise_curvature(top, max(along, 0.0), b)) for b in rows]),
         )  # fmt: skip
 
     def certify(self, problem: Curvature, state: MeasureState) -> Certificate:
@@ -146,9 +147,9 @@ class MeasureRates(Method[Curvature, MeasureState, Rates]):
         return certificate(problem, state, self.answer(problem, state))
 
 
-def rates(state: MeasureState) -> np.ndarray:
+def rates(problem: Curvature, state: MeasureState) -> np.ndarray:
     """``2 / median`` of the predicted eigenvalues: beyond it a step grows on half of the batches."""
-    return 2 / np.median(state.drawn.numpy(), axis=1)
+    return 2 / (np.median(state.drawn.numpy(), axis=1) + problem.plan.weight_decay)
 
 
 def _units(problem: Curvature) -> list[tuple[Any, ...]]:
@@ -204,9 +205,11 @@ def _rows(problem: Curvature, state: MeasureState, s: int) -> None:
 def _predict(problem: Curvature, state: MeasureState, j: int) -> None:
     size = problem.sizes[j]
     center, spread, own = (t.double().numpy() for t in (state.center, state.spread, state.own))
-    for i in range(problem.plan.draws):
-        rows = problem.batch(state.streams.numpy("draw", size, i), size).numpy()
-        state.drawn[j, i] = law.compressed(center[rows], spread[rows], own[rows], size)
+    each = max(1, DRAWN_ROWS // size)
+    for s in range(0, problem.plan.draws, each):
+        chosen = range(s, min(s + each, problem.plan.draws))
+        rows = np.stack([problem.batch(state.streams.numpy("draw", size, i), size).numpy() for i in chosen])
+        state.drawn[j, s : s + each] = torch.from_numpy(law.compressed(center[rows], spread[rows], own[rows], size))
 
 
 def _batch(problem: Curvature, state: MeasureState, j: int, i: int) -> None:
@@ -217,12 +220,12 @@ def _batch(problem: Curvature, state: MeasureState, j: int, i: int) -> None:
     state.measured[j, i] = float(pairs.values[0])
     state.count(batch_product=pairs.steps)
     if i < problem.plan.thresholds:
-        guess = 2 / max(float(pairs.values[0]), 1e-30)
+        guess = 2 / max(float(pairs.values[0]) + problem.plan.weight_decay, 1e-30)
         state.threshold[j, i] = growth_threshold(problem, rows, pairs.vectors[:, 0], guess)
 
 
 def growth_threshold(problem: Curvature, rows: Tensor, start: Tensor, guess: float) -> float:
-    """Smallest rate at which a perturbation of a descent step on these rows grows, near a guess.
+    """Smallest rate at which a perturbation of a descent step on these rows grows (the plan's weight decay included), near a guess.
 
     The step's derivative is taken by central differences of real gradients in float64, so that it is the loss's own curvature whatever
     `kind` the problem has. The perturbation first turns into the direction that the step turns over most (directions of negative curvature grow
@@ -262,12 +265,12 @@ def growth_threshold(problem: Curvature, rows: Tensor, start: Tensor, guess: flo
 
 
 def _gradient(problem: Curvature, rows: Tensor, dtype: torch.dtype = torch.float64) -> Any:
-    flat, losses = Network(copy.deepcopy(problem.model).to(dtype)), problem.losses
+    flat, losses, decay = Network(copy.deepcopy(problem.model).to(dtype)), problem.losses, problem.plan.weight_decay
     x, y = (everywhere(lambda t: t.to(dtype) if t.is_floating_point() else t, part) for part in problem.part(rows))
 
     def gradient(w: Tensor) -> Tensor:
         w = w.detach().requires_grad_()
-        return torch.autograd.grad(losses(flat(w, x), y).mean(), w)[0]
+        return torch.autograd.grad(losses(flat(w, x), y).mean(), w)[0] + decay * w.detach()
 
     return gradient
 
@@ -288,7 +291,7 @@ def still_trains(problem: Curvature, size: int, rate: float, streams: Streams) -
         x, y = problem.part(rows)
         w = w.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(losses(flat(w, x), y).mean(), w)
-        w = w.detach() - rate * gradient
+        w = w.detach() - rate * (gradient + problem.plan.weight_decay * w.detach())
         if not bool(torch.isfinite(w).all()):
             return False
     after, left = whole(w)

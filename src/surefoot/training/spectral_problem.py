@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
@@ -88,6 +89,7 @@ class Plan:
         trained: descent steps of the search for the largest rate that still trains; 0 leaves it out.
         tolerance: of eigenpairs, relative.
         failure: chance that the random start missed the top eigenvalue by more than said.
+        weight_decay: of plain descent, whose step is ``rate (gradient + weight_decay w)``: it adds to every eigenvalue. Decoupled decay adds nothing.
     """
 
     batches: tuple[int, ...] = (8, 32, 128, 512)
@@ -101,6 +103,7 @@ class Plan:
     trained: int = 60
     tolerance: float = 1e-3
     failure: float = 1e-3
+    weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("outliers", "steps", "draws", "repeats", "most"):
@@ -109,6 +112,8 @@ class Plan:
         for name in ("probes", "thresholds", "trained"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 0")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"the weight decay is {self.weight_decay}; expected a number >= 0")
         if not self.batches or list(self.batches) != sorted(set(self.batches)) or self.batches[0] < 1:
             raise ValueError(f"the batch sizes are {self.batches}; expected different sizes >= 1 in ascending order")
         if not 0 < self.tolerance < 0.1 or not 0 < self.failure < 1:
@@ -244,13 +249,14 @@ class Rates:
 
     Args:
         batch: sizes (m,).
-        predicted: mean top eigenvalue of a batch, from the rows' curvature in the leading space.
+        predicted: mean top eigenvalue of a batch, from the rows' curvature in the leading space; all eigenvalues with the plan's weight decay.
         theorem: the same by the random-matrix theorem with the direction's variance.
         isotropic: the same with the variance of a random direction.
         measured, spread: mean over measured batches, and its standard error.
         rate: ``2 / predicted``, the largest rate at which a step of plain descent is stable.
         threshold: mean measured rate from which on a perturbation grows; NaN where not measured.
         trains: largest tried rate that still trains; NaN where not tried.
+        damping: least damping of second-order steps at a rate of 1, half of the curvature that the theorem gives the noise; times the rate at another.
     """
 
     batch: np.ndarray
@@ -262,6 +268,7 @@ class Rates:
     rate: np.ndarray
     threshold: np.ndarray
     trains: np.ndarray
+    damping: np.ndarray
 
     def to_dict(self) -> dict[str, np.ndarray]:
         """Columns by name."""

@@ -15,8 +15,9 @@ from torch import func as functorch
 
 from surefoot.numerics.autodiff import Flattened
 
-__all__ = ["Network", "count", "everywhere", "joined", "leaves", "output_of", "split_batch", "take"]
+__all__ = ["Network", "count", "everywhere", "joined", "leaves", "output_of", "split_batch", "take", "threads_for"]
 
+SMALL = 100_000  # parameters
 LABELS = ("labels", "label", "targets", "target")  # the names of a dict batch's targets, the first that is there
 
 
@@ -124,6 +125,11 @@ def output_of(returned: Any) -> Tensor:
             f"the model returned {type(returned).__name__}; expected a tensor with one row an input, a record with `logits`, or a tuple that begins with one"
         )
     return found
+
+
+def threads_for(parameters: int) -> int:
+    """How many threads torch should use for a network: one for a small one, whose products are over before several have met."""
+    return 1 if parameters <= SMALL else torch.get_num_threads()
 
 
 class Network(Flattened):

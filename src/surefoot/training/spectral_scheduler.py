@@ -13,7 +13,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from surefoot.core.random import Streams
-from surefoot.numerics.lanczos import lanczos
+from surefoot.numerics.lanczos import Lanczos, lanczos
 from surefoot.training import spectral_law as law
 from surefoot.training.curvature import CurvatureOperator, directional_variance
 from surefoot.training.spectral_problem import Criterion, Curvature, Kind, Plan
@@ -33,14 +33,14 @@ Rule = Literal["heavy-ball", "descent", "nesterov"]
 Policy = Literal["steady", "spectrum"]
 Statistics = Literal["running", "batch"]
 Typical = Literal["median", "minimum"]
-MOST_GROWTH = 4.0  # of the rate, a refresh
+MOST_GROWTH = 3.0  # of the rate, a refresh
 CAP, LOOSE = 0.9, 0.1  # part of the stable rate; Ritz bound, against L, that is no good any more
 CONDITION = 1600.0  # "steady": L / mu; Nesterov's momentum is then 0.951
 DECAYING, HELD = 0.9, 0.6  # "steady": the rate times L where the rate decays in the end, and where it never does
 MARGIN = 0.3  # "steady" without Nesterov's switch: part of the stable rate
 HALF, LEAST = 0.5, 0.05  # part of the epochs from which on the rate falls linearly; of the rate, at least
-WARM = 0.5  # part of the Lanczos steps that a start from the last top vector needs
-ROWS, KICK = 32, 0.1  # curvature rows at least; the random part of a later start, against the last top vector
+SURE = 0.15  # residual of the top Ritz pair, against its value, that ends a refresh of "steady"
+ROWS = 32  # curvature rows at least
 DOMINANT = 0.5  # weight above which a Ritz value is the spike of flat directions
 
 
@@ -104,10 +104,19 @@ def line_search_rate(operator: CurvatureOperator, gradient: Tensor) -> float:
     return float(torch.dot(gradient, gradient)) / bend if bend > 0 else math.inf
 
 
+def _top(diagonal: Sequence[float], offdiagonal: Sequence[float]) -> tuple[Tensor, Tensor, int, float]:
+    """Ritz values, eigenvectors of the tridiagonal matrix, the place of the value largest in magnitude, and its residual."""
+    matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
+    beside = torch.tensor(offdiagonal[:-1], dtype=torch.float64)
+    ritz, vectors = torch.linalg.eigh(matrix + torch.diag(beside, -1), UPLO="L")
+    place = int(ritz.abs().argmax())
+    return ritz, vectors, place, abs(offdiagonal[-1] * float(vectors[-1, place]))
+
+
 class CurvatureScheduler:
     """Sets ``lr`` and ``momentum`` of an SGD optimiser from the curvature at the present weights.
 
-    A refresh makes ``steps`` products with the curvature of a fresh random batch of ``rows`` rows. With as many rows as a training batch has, its top
+    A refresh makes at most ``steps`` products with the curvature of a fresh random batch of ``rows`` rows. With as many rows as a training batch has, its top
     eigenvalue is one of the training batches' own; with more, it is moved to the batch's size by its variance along the top direction (a large part
     alone would overestimate the rate). Then, by ``policy``:
 
@@ -132,7 +141,7 @@ class CurvatureScheduler:
             falls there are none.
         warmup: epochs before the first one.
         rows: of the curvature batch; None takes those of a training batch, at least 32.
-        steps: Lanczos steps; half of them for "steady" once there is a top vector to start from.
+        steps: Lanczos steps; for "steady" at most, since it starts from the gradient and stops as soon as the top is no longer in doubt.
         typical: "spectrum" only: rule of `typical_curvature`.
         kind: "hessian" or "ggn".
         population: N of the training data; None takes the number of rows given.
@@ -192,7 +201,6 @@ class CurvatureScheduler:
             self.rows = max(1, self.rows // batch) * batch
         self.epoch = 0
         self.history: list[Learned] = []
-        self._top: Tensor | None = None  # the last top vector
 
     def step(self) -> Learned | None:
         """End of an epoch; a refresh if it is due, and the decay."""
@@ -243,27 +251,20 @@ class CurvatureScheduler:
         x, y = take(self.inputs, chosen), take(self.targets, chosen)
         ghost = self.batch if self.statistics == "batch" else 0
         operator = CurvatureOperator(self.model, x, y, self.criterion, kind=self.kind, ghost=ghost)
-        start = operator.start(self.streams.torch("start", turn))
-        steps = self.steps
-        if self.policy == "steady" and self._top is not None:
-            start = self._top + KICK * start / torch.linalg.vector_norm(start)
-            steps = max(2, math.ceil(WARM * steps))
         try:
-            run = lanczos(operator, start, steps)
+            run = self._krylov(operator, turn)
         except RuntimeError as error:  # a module without second derivatives
             raise ValueError(
                 f"the curvature of this model and batch cannot be had: {type(error).__name__}: {str(error).splitlines()[0]}"
             ) from error
         if not bool(torch.isfinite(run.diagonal).all()):
             raise ValueError("the curvature is not finite: the training has diverged; lower the rate and start again")
-        ritz, vectors = run.eigen()
-        place = int(ritz.abs().argmax())
-        top, bound = float(ritz[place]), float(run.residual_bounds()[place])
-        direction = run.basis[: run.steps].T @ vectors[:, place]
-        direction = direction / torch.linalg.vector_norm(direction)
-        self._top = direction
+        ritz, vectors, place, bound = _top(run.diagonal.tolist(), run.offdiagonal.tolist())
+        top = float(ritz[place])
         largest = abs(top) + decay
         if top > 0 and self.batch < self.rows and not ghost:
+            direction = run.basis[: run.steps].T @ vectors[:, place].to(run.basis)
+            direction = direction / torch.linalg.vector_norm(direction)
             case = Curvature(self.model, x, y, self.criterion, self.kind, Plan((1,)), None)
             share = 1 / self.batch - 1 / self.rows  # a part's batch is a batch of the whole, too
             largest = law.moved_eigenvalue(top, directional_variance(case, direction) * share, 1.0) + decay
@@ -279,6 +280,25 @@ class CurvatureScheduler:
         rate, momentum = learned_rate(largest, mu, rule)
         stable = law.largest_rate(largest, "nesterov" if rule == "nesterov" else "sgd", momentum)
         return Learned(largest, mu, min(rate, CAP * stable, self.growth * before), momentum)
+
+    def _krylov(self, operator: CurvatureOperator, turn: int) -> Lanczos:
+        """Lanczos from a random start; for "steady" from the gradient, which leans to the steep directions, and only as far as the top is in doubt."""
+
+        def fresh() -> Tensor:
+            return operator.start(self.streams.torch("start", turn))
+
+        if self.policy != "steady":
+            return lanczos(operator, fresh(), self.steps)
+        start, met = operator.gradient(), max((h.largest for h in self.history), default=0.0)
+
+        def enough(diagonal: list[float], offdiagonal: list[float]) -> bool:
+            if len(diagonal) < 2 or not math.isfinite(diagonal[-1]):
+                return len(diagonal) > 1
+            ritz, _, place, bound = _top(diagonal, offdiagonal)
+            top = abs(float(ritz[place]))
+            return bound <= SURE * top or top + 2 * bound <= met
+
+        return lanczos(operator, start if bool(start.any()) else fresh(), self.steps, fresh, enough)
 
     def _steady(self, largest: float, mu: float, before: float) -> Learned:
         switch = all("nesterov" in g and not g.get("dampening") for g in self.optimizer.param_groups)

@@ -232,14 +232,7 @@ def batch_edges(
     rate = np.array([law.largest_rate(value, optimizer, momentum) for value in largest])
     power = 0.5 if optimizer == "adam" else 1.0
     sizes = np.array(batches, dtype=np.int64)
-    noise = np.array(
-        [
-            variance / (b * abs(whole))
-            if whole and abs(whole) > math.sqrt(variance / b)
-            else 2 * math.sqrt(variance / b)
-            for b in effective
-        ]
-    )
+    noise = [law.noise_curvature(whole, variance, b) for b in effective]
     return BatchEdges(
         sizes, largest, smallest, error, rate, (largest[0] / largest) ** power, (sizes / sizes[0]) ** power,
         np.array([law.minimal_damping(1.0, n) for n in noise]), variance, whole,
