@@ -38,7 +38,7 @@ class Arm:
     """A training run.
 
     Args:
-        method: full, uniform, uniform-sqrt (lr / sqrt P), uniform-inverse (lr / max(P, 1/4), the default), epoch-shift, auto, torch-muon, kj, adamw or sgd.
+        method: full, independent (the default), uniform, uniform-sqrt (lr / sqrt P), uniform-inverse (lr / max(P, 1/4)), epoch-shift, auto, torch-muon, kj, adamw or sgd.
         setting: network, width, depth, batch, lr, seed, classes, dtype of Newton-Schulz ("float32" or "bfloat16"), steps.
     """
 
@@ -53,6 +53,7 @@ class Arm:
         self.flat: list[tuple[Tensor, Tensor]] = []
         self.optimizers = self._optimizers()
         self.k = 0
+        self.apart = 0  # added to the seed of the batches
 
     def _parts(self) -> tuple[list[Tensor], list[Tensor]]:
         """Matrices and kernels that Muon steps by, and the rest."""
@@ -115,14 +116,15 @@ class Arm:
         dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.setting["dtype"]]
         return DropMuon(
             groups, lr, sampling=sampling, momentum=0.9, auxiliary_scale=AUXILIARY, seed=self.setting["seed"], ns_dtype=dtype,
-            lr_compensation={"uniform-sqrt": 0.5, "uniform-inverse": 1.0, "auto": None}.get(self.method, 0.0),
+            lr_compensation={"uniform-sqrt": 0.5, "uniform-inverse": 1.0, "independent": None, "auto": None}.get(self.method, 0.0),
+            momentum_compensation={"independent": None, "auto": None}.get(self.method, 0.0),
         )  # fmt: skip
 
     def _rows(self, k: int) -> Tensor:
         """Batch k: permutations of the data, one after another, the same for every method."""
         size, n = int(self.setting["batch"]), len(self.x)
         per_epoch = n // size
-        generator = torch.Generator().manual_seed(1000 * int(self.setting["seed"]) + k // per_epoch)
+        generator = torch.Generator().manual_seed(1000 * (int(self.setting["seed"]) + self.apart) + k // per_epoch)
         return torch.randperm(n, generator=generator)[(k % per_epoch) * size :][:size]
 
     def _loss(self, x: Tensor, y: Tensor, kept: list[Tensor]) -> Tensor:

@@ -16,17 +16,23 @@ import torch
 from arms import Arm
 from race import (
     CELLS,
+    DROPPED,
+    EQUAL,
     REGIMES,
     SEEDS,
     SMALL,
     USUAL,
     VARIANTS,
+    WATCHED,
     Variant,
+    at_equal_rates,
+    at_own_rates,
     at_small_rates,
     characters,
     digits,
     finals,
     reach,
+    reach_fixed,
     slug,
     target_of,
     tune,
@@ -88,8 +94,7 @@ def race(bench: Bench) -> None:
         "so a ratio beside them flatters). A pair is two runs in one cell on the same batches, in turns of five steps; seconds are of the process, one "
         "thread. Target: the yardstick's training accuracy (batches before their update, moving average) after 80 % of its steps. "
         "Yardstick: our full mode for convolutions and the perceptron, torch.optim.Muon with AdamW for the transformer, in its dtype. Test: "
-        "accuracy at the end, method minus yardstick, in points. uniform: lr for every layer, as published; uniform-sqrt: lr / sqrt(P); uniform-inverse: lr / max(P, 1/4), "
-        "DropMuon's default. The transformer's targets at 0.02 lie on the plateau of a constant rate, so that never there is partly chance."
+        "accuracy at the end, method minus yardstick, in points. uniform: lr for every layer, as published; uniform-sqrt: lr / sqrt(P); uniform-inverse: lr / max(P, 1/4). The transformer's targets at 0.02 lie on the plateau of a constant rate, so that never there is partly chance."
     )
     if table:
         bench.table("Race at equal and tuned rates", table, says=says)
@@ -119,9 +124,62 @@ def small_rates(bench: Bench) -> None:
         rows += rows_of(variant, "small", {variant.yardstick: SMALL}, {"small": runs})
     bench.table(
         "Small rates", rows,
-        says=f"As in the race, 160 steps, both at lr {SMALL:g}; drawn layers step lr / max(P, 1/4), DropMuon's default, so that a layer moves about as far on average as in full Muon. "
+        says=f"As in the race, 160 steps, both at lr {SMALL:g}; drawn layers step lr / max(P, 1/4), so that a layer moves about as far on average as in full Muon. "
         "Steps are then about as good, and the ratio nears that of the step times. Full Muon gains as much from a larger rate.",
     )  # fmt: skip
+
+
+WORDS = (
+    "As in the race. independent: DropMuon's default, every layer with probability 0.4 and the last always, steps lr / max(P, 1/4), "
+    "momentum^(1 / max(P, 1/4)). Never there: pairs in which the method did not get to the yardstick's accuracy."
+)
+
+
+def equal_rates(bench: Bench) -> None:
+    """The default at three rates that are given, not tuned."""
+    rows: list[dict[str, Any]] = []
+    for variant in VARIANTS[:1] if bench.quick else VARIANTS[:3]:
+        data = characters(variant.context) if variant.network == "transformer" else digits(bench.data())
+        for lr in EQUAL:
+            kind = f"equal, {lr:g}"
+            rows += rows_of(variant, kind, {}, {kind: at_equal_rates(variant, lr, data, lambda: True)})
+    bench.table("Equal rates, DropMuon as it is", rows, says=WORDS)
+
+
+def fixed_data(bench: Bench) -> None:
+    """The transformer again, where the noise of a batch's accuracy is as large as what the last third of the steps gains."""
+    rows: list[dict[str, Any]] = []
+    variant = VARIANTS[2]
+    data = characters(variant.context)
+    for lr in EQUAL[:1] if bench.quick else EQUAL:
+        kind = f"equal, {lr:g}"
+        rows += rows_of(variant, kind, {}, {kind: at_equal_rates(variant, lr, data, lambda: True, watch=True)})
+    bench.table(
+        "Equal rates on fixed data", rows,
+        says=WORDS + " again: the yardstick itself from the same start on other batches, which shows what the measure makes of chance. fixed_ratio: the same by the accuracy on "
+        f"{WATCHED} held-out windows after every five steps (mean of three), which the noise of the batches does not enter; fixed_never: the pairs without.",
+    )  # fmt: skip
+
+
+def own_rates(bench: Bench) -> None:
+    """The default with its rate tuned, too."""
+    rows: list[dict[str, Any]] = []
+    rates: list[dict[str, Any]] = []
+    wanted = os.environ.get("DROP_MUON_VARIANTS", "")
+    for variant in VARIANTS[:1] if bench.quick else VARIANTS[:3]:
+        if wanted and slug(variant) not in wanted.split(","):
+            continue
+        data = characters(variant.context) if variant.network == "transformer" else digits(bench.data())
+        found = at_own_rates(variant, data, lambda: True)
+        if found is not None:
+            rows += rows_of(variant, "each its own", found[0], {"each its own": found[1]})
+            rates.append(
+                {"variant": variant.name, "yardstick": found[0][variant.yardstick], **{m: found[0][m] for m in DROPPED}}
+            )
+    bench.table(
+        "Each at its own rate, DropMuon as it is", rows, says=WORDS + " Rates by halving from 0.08 to 0.01 on seed 0."
+    )
+    bench.table("Rates of these", rates)
 
 
 def rows_of(
@@ -129,9 +187,8 @@ def rows_of(
 ) -> list[dict[str, Any]]:
     """A row a method."""
     rows = []
-    for method in {"auto": ["auto"], **{key: ["uniform-inverse"] for key in ("inverse", "best", "small")}}.get(
-        kind, list(best)
-    ):
+    chosen = {"auto": ["auto"], **{key: ["uniform-inverse"] for key in ("inverse", "best", "small")}}
+    for method in (*DROPPED, "again") if kind.startswith("equal, ") else chosen.get(kind, list(best)):
         if method == variant.yardstick or (kind in ("usual", "equal") and method in ("adamw", "sgd")):
             continue
         same = kind == "tuned" and best[method] == best[variant.yardstick] and method not in ("adamw", "sgd")
@@ -150,12 +207,24 @@ def rows_of(
             walls.append((reach(yard, target, "wall") or 1) / (reach(mine, target, "wall") or 1))
         if not cells:
             continue
+        fixed: dict[str, Any] = {}
+        if "fixed" in cells[0]["logs"][method]:
+            pairs = [
+                [reach_fixed(run["logs"][m], run["logs"][variant.yardstick]) for m in (variant.yardstick, method)]
+                for run in cells
+            ]
+            there = [a / b for a, b in pairs if a is not None and b is not None]
+            edges = interval(there)
+            fixed = {
+                "fixed_ratio": statistics.geometric_mean(there) if there else None, "fixed_low": edges[0] if len(there) > 1 else None,
+                "fixed_high": edges[1] if len(there) > 1 else None, "fixed_never": len(pairs) - len(there),
+            }  # fmt: skip
         low, high = interval(ratios) if ratios else (float("nan"), float("nan"))
         rows.append({
             "variant": variant.name, "rates": {"auto": "tuned (the yardstick's)", "usual": f"equal, {USUAL:g} (default)", "inverse": f"equal, {USUAL:g} (default)", "small": f"equal, {SMALL:g} (small)", "equal": "equal, the yardstick's best", "best": "equal, the yardstick's best"}.get(kind, kind), "method": {"kj": "muon-optimizer 0.1.0"}.get(method, method), "seeds": len(cells),
             "ratio": statistics.geometric_mean(ratios) if ratios else None, "low": low if len(ratios) > 1 else None, "high": high if len(ratios) > 1 else None,
             "wall_ratio": statistics.geometric_mean(walls) if walls else None, "never_there": missed,
-            "step_ratio": statistics.fmean(steps), "test_difference": statistics.fmean(tests),
+            "step_ratio": statistics.fmean(steps), "test_difference": statistics.fmean(tests), **fixed,
         })  # fmt: skip
     return rows
 
@@ -264,5 +333,11 @@ def main(bench: Bench) -> None:
         regimes(bench)
     if bench.wants("small-rates"):
         small_rates(bench)
+    if bench.wants("equal-rates"):
+        equal_rates(bench)
+    if bench.wants("fixed-data"):
+        fixed_data(bench)
+    if bench.wants("own-rates"):
+        own_rates(bench)
     if bench.wants("race"):
         race(bench)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import sysconfig
 import tempfile
 import time
@@ -26,11 +27,14 @@ from harness import Side, Worker
 HERE = Path(__file__).resolve().parent
 CELLS = HERE / "cells"
 TURN = 5
+WATCHED = 250
 MORE = {
     "cnn": 1.6,
     "mlp": 2.2,
     "transformer": 1.8,
 }  # methods that drop layers may take so many times the yardstick's steps
+DROPPED = ("independent",)
+EQUAL = (0.005, 0.01, 0.02)
 SMALL = 0.005  # far below the tuned rates: where full steps, too, are shorter than they might be
 USUAL = 0.02  # the default rate of DropMuon; "the same rate" of published comparisons is a default, not a tuned one
 RATES = (0.08, 0.04, 0.02, 0.01)
@@ -137,9 +141,18 @@ def smoothed(values: Sequence[float]) -> list[float]:
 
 
 def cell(
-    variant: Variant, rates: dict[str, float], seed: int, data: tuple[torch.Tensor, ...], path: Path
+    variant: Variant,
+    rates: dict[str, float],
+    seed: int,
+    data: tuple[torch.Tensor, ...],
+    path: Path,
+    *,
+    watch: bool = False,
 ) -> dict[str, Any]:
-    """The methods `rates` names, each at its rate, in turns; read from its file if it was run before."""
+    """The methods `rates` names, each at its rate, in turns; read from its file if it was run before.
+
+    With `watch`, accuracy on `WATCHED` of the test data after every turn, too; that takes no time of the methods'. "again" is the yardstick on other batches.
+    """
     if path.is_file():
         return json.loads(path.read_text())
     x, y, x_test, y_test = data
@@ -148,7 +161,15 @@ def cell(
     began = time.process_time()
     with tempfile.TemporaryDirectory() as scratch:
         for method, lr in rates.items():
-            drops = method in ("uniform", "auto", "uniform-sqrt", "uniform-inverse", "epoch-shift")
+            drops = method in (
+                "again",
+                "uniform",
+                "auto",
+                "independent",
+                "uniform-sqrt",
+                "uniform-inverse",
+                "epoch-shift",
+            )
             steps = round(variant.steps * (MORE[variant.network] if drops else 1))
             setting = variant.setting(lr, seed, classes, steps)
             if method == "kj":
@@ -156,7 +177,8 @@ def cell(
                 np.savez(file, x=x.numpy(), y=y.numpy(), x_test=x_test.numpy(), y_test=y_test.numpy())
                 arms[method] = (Remote(setting, file), steps)
             else:
-                arms[method] = (Arm(method, setting, x, y), steps)
+                arms[method] = (Arm(variant.yardstick if method == "again" else method, setting, x, y), steps)
+                arms[method][0].apart = 500 * (method == "again")
         logs: dict[str, dict[str, Any]] = {m: {"cpu": [], "wall": [], "accuracy": [], "loss": []} for m in arms}
         names = list(arms)
         for turn in range(math.ceil(max(steps for _, steps in arms.values()) / TURN)):
@@ -165,6 +187,8 @@ def cell(
                 for name, values in arm.advance(max(0, min(TURN, steps - turn * TURN))).items():
                     if name in logs[method]:
                         logs[method][name] += values
+                if watch and turn * TURN < steps:
+                    logs[method].setdefault("fixed", []).append(arm.test(x_test[:WATCHED], y_test[:WATCHED]))
         for method, (arm, _) in arms.items():
             logs[method] |= {"test": arm.test(x_test, y_test), "lr": rates[method], **arm.more()}
     found = {"variant": variant.name, "seed": seed, "logs": logs, "seconds": time.process_time() - began}
@@ -183,6 +207,23 @@ def reach(log: dict[str, Any], target: float, clock: str = "cpu") -> float | Non
     return None
 
 
+def reach_fixed(log: dict[str, Any], yardstick: dict[str, Any]) -> float | None:
+    """Seconds until the accuracy on fixed data, mean of the last three turns, is what the yardstick has after 80 % of its steps; None if it never is."""
+
+    def curve(one: dict[str, Any]) -> tuple[list[float], list[float]]:
+        means = [statistics.fmean(one["fixed"][max(0, j - 2) : j + 1]) for j in range(len(one["fixed"]))]
+        steps = [min(TURN * (j + 1), len(one["cpu"])) for j in range(len(means))]
+        return means, [float(sum(one["cpu"][:k])) for k in steps]
+
+    means, _ = curve(yardstick)
+    target = float(np.interp(0.8 * len(yardstick["cpu"]), TURN * np.arange(1, len(means) + 1), means))
+    means, seconds = curve(log)
+    for j in range(1, len(means)):
+        if means[j] >= target:
+            return float(np.interp(target, sorted(means[j - 1 : j + 1]), seconds[j - 1 : j + 1]))
+    return None
+
+
 def target_of(log: dict[str, Any]) -> float:
     """The smoothed accuracy after 80 % of the steps."""
     return smoothed(log["accuracy"])[math.ceil(0.8 * len(log["accuracy"])) - 1]
@@ -192,11 +233,13 @@ def slug(variant: Variant) -> str:
     return variant.name.replace(", ", "-").replace(" ", "")
 
 
-def tune(variant: Variant, data: Any, left: Any) -> tuple[dict[str, float], list[dict[str, Any]]] | None:
+def tune(
+    variant: Variant, data: Any, left: Any, kind: str = "tune"
+) -> tuple[dict[str, float], list[dict[str, Any]]] | None:
     """Each method's best rate on seed 0: least time to the best yardstick's target, else the highest accuracy. None: out of time."""
     runs: list[dict[str, Any]] = []
     for lr in RATES:
-        path = CELLS / f"{slug(variant)}-tune-{lr:g}.json"
+        path = CELLS / f"{slug(variant)}-{kind}-{lr:g}.json"
         if not path.is_file() and not left():
             return None
         methods = [variant.yardstick, *[m for m in variant.methods if m != "kj"]]
@@ -253,3 +296,29 @@ def at_small_rates(variant: Variant, data: Any, left: Any) -> list[dict[str, Any
         if path.is_file() or left():
             out.append(cell(variant, dict.fromkeys([variant.yardstick, "uniform-inverse"], SMALL), seed, data, path))
     return out
+
+
+def at_equal_rates(variant: Variant, lr: float, data: Any, left: Any, *, watch: bool = False) -> list[dict[str, Any]]:
+    """The yardstick and DropMuon as it is by default, at one rate; with `watch` on fixed data, and the yardstick on other batches beside them."""
+    out = []
+    for seed in SEEDS:
+        path = CELLS / f"{slug(variant)}-{'fixed' if watch else 'at'}-{lr:g}-{seed}.json"
+        if path.is_file() or left():
+            methods: list[str] = [variant.yardstick, *DROPPED, *(["again"] if watch else [])]
+            rates = dict.fromkeys(methods, lr)
+            out.append(cell(variant, rates, seed, data, path, watch=watch))
+    return out
+
+
+def at_own_rates(variant: Variant, data: Any, left: Any) -> tuple[dict[str, float], list[dict[str, Any]]] | None:
+    """The same two, each at the rate that halving finds for it. None: out of time."""
+    tuned = tune(replace(variant, methods=DROPPED), data, left, "owntune")
+    if tuned is None:
+        return None
+    best, _ = tuned
+    out = []
+    for seed in SEEDS:
+        path = CELLS / f"{slug(variant)}-own-{seed}.json"
+        if path.is_file() or left():
+            out.append(cell(variant, best, seed, data, path))
+    return best, out

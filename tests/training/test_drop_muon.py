@@ -179,7 +179,8 @@ def test_draws_are_addressed_and_do_not_depend_on_the_mode():
 
     assert draws(seed=5) == draws(seed=5, mode="inputs") == draws(seed=5, lr=0.1)
     assert draws(seed=5) != draws(seed=6)
-    assert len(set(draws(seed=5))) == 4
+    assert len(set(draws(seed=5))) == 8  # the last layer always
+    assert len(set(draws(seed=5, sampling="uniform"))) == 4
 
 
 @pytest.mark.parametrize(
@@ -302,7 +303,7 @@ def test_sharp_and_lmo_steps_have_the_lengths_of_the_theory():
 def test_rare_layers_may_step_further():
     for c in (0.0, 0.5, 1.0):
         x = [nn.Parameter(torch.zeros(3, 3)) for _ in range(4)]
-        optimizer = DropMuon(x, lr=0.1, momentum=0.0, orthogonalise="exact", lr_compensation=c)
+        optimizer = DropMuon(x, lr=0.1, momentum=0.0, orthogonalise="exact", sampling="uniform", lr_compensation=c)
         optimizer.draw_exactly(range(4))
         sum(p.trace() for p in x).backward()
         optimizer.step()
@@ -310,7 +311,7 @@ def test_rare_layers_may_step_further():
         assert lengths == pytest.approx([0.1 * (4 / (i + 1)) ** c for i in range(4)], rel=1e-4)
 
 
-@pytest.mark.parametrize("sampling", ["uniform", "full"])
+@pytest.mark.parametrize("sampling", ["independent", "uniform", "full"])
 def test_by_default_a_layer_moves_as_far_on_average_as_in_full_muon_up_to_four_times_the_rate(sampling):
     x = [nn.Parameter(torch.zeros(3, 3)) for _ in range(8)]
     optimizer = DropMuon(x, lr=0.1, momentum=0.0, orthogonalise="exact", sampling=sampling)
@@ -318,8 +319,33 @@ def test_by_default_a_layer_moves_as_far_on_average_as_in_full_muon_up_to_four_t
     sum(p.trace() for p in x).backward()
     optimizer.step()
     lengths = [float(torch.linalg.matrix_norm(p.detach(), 2)) for p in x]
-    drawn = [1.0] * 8 if sampling == "full" else [1 / 4, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1.0]
+    drawn = {"full": [1.0] * 8, "independent": [0.4] * 7 + [1.0]}.get(
+        sampling, [1 / 4, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1.0]
+    )
     assert lengths == pytest.approx([0.1 / p for p in drawn], rel=1e-4)
+
+
+@pytest.mark.parametrize(("a", "kept"), [(None, 0.9**2.5), (0.0, 0.9), (0.5, 0.9 ** (0.4**-0.5)), (1.0, 0.9**2.5)])
+def test_a_rarely_drawn_layer_forgets_as_much_a_step_of_the_run_as_in_full_muon(a, kept):
+    x = [nn.Parameter(torch.zeros(3, 3)) for _ in range(3)]
+    optimizer = DropMuon(x, lr=0.1, momentum=0.9, momentum_compensation=a)
+    optimizer.draw_exactly(range(3))
+    sum(p.trace() for p in x).backward()
+    optimizer.step()
+    for p, beta in zip(x, (kept, kept, 0.9), strict=True):
+        assert torch.allclose(optimizer.state[p]["momentum_buffer"], (1 - beta) * torch.eye(3), atol=1e-6)
+    assert optimizer.param_groups[0]["momentum"] == 0.9
+
+
+def test_auto_keeps_its_momentum_unless_told():
+    for a, kept in ((None, 0.9), (1.0, 0.9**2)):
+        x = [nn.Parameter(torch.zeros(3, 3)) for _ in range(2)]
+        optimizer = DropMuon(x, momentum=0.9, sampling=Auto(costs=(1.0, 2.0, 1.0)), momentum_compensation=a)
+        optimizer.restore({**optimizer.remembered(), "cutoffs": [0.5, 0.5]})
+        optimizer.draw_exactly(range(2))
+        sum(p.trace() for p in x).backward()
+        optimizer.step()
+        assert torch.allclose(optimizer.state[x[0]]["momentum_buffer"], (1 - kept) * torch.eye(3), atol=1e-6)
 
 
 def test_auto_measures_and_decides():
@@ -564,6 +590,7 @@ def test_a_copy_goes_on_alone():
         (lambda x: DropMuon(x).draw_exactly([]), "at least one"),
         (lambda x: DropMuon(x).load_state_dict(torch.optim.SGD(x, lr=0.1).state_dict()), "not a state of DropMuon"),
         (lambda x: DropMuon(x, lr_compensation=2), "lr_compensation"),
+        (lambda x: DropMuon(x, momentum_compensation=-1), "momentum_compensation"),
         (lambda x: DropMuon(x, seed=-1), "seed"),
     ],
 )

@@ -9,6 +9,7 @@ from scipy.optimize import linprog
 from surefoot.training.drop_muon_sampling import (
     Auto,
     Cutoffs,
+    EachLayer,
     EpochShift,
     Full,
     Independent,
@@ -82,6 +83,17 @@ def test_shifts_from_shallow_to_deep():
     schedule = EpochShift(10, steps_per_epoch=3)
     assert schedule.at(29, 0, 4).inclusion[0] < schedule.at(0, 0, 4).inclusion[0]
     assert schedule.at(3, 0, 4).p == EpochShift(10).at(99, 1, 4).p
+
+
+def test_each_layer_by_its_own_coin():
+    distribution = EachLayer().at(0, 0, 5)
+    draws = np.array([distribution.draw(np.random.default_rng(k)) for k in range(4000)])
+    assert draws[:, -1].all()
+    assert np.abs(draws.mean(0) - distribution.inclusion).max() < 3 * 0.5 / np.sqrt(4000)
+    assert np.abs(np.corrcoef(draws[:, :-1].T.astype(float)) - np.eye(4)).max() < 0.06
+    assert EachLayer(0.7).at(3, 1, 1).draw(np.random.default_rng(0)).all()
+    with pytest.raises(ValueError, match="probability"):
+        EachLayer(0.0)
 
 
 def test_auto_updates_everything_where_little_is_gained():

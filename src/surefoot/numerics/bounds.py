@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
+from scipy import special
 
 from surefoot.numerics.borders import require_probability
 
@@ -159,7 +159,7 @@ def noncentral_norm_bound(
     observed = np.asarray(observed_norm, dtype=np.float64) / noise_std
     square = observed**2
     # a larger norm than this would put the observed value below the noise's own quantile along one direction
-    high = observed + np.sqrt(stats.chi2.isf(failure_probability, dimension)) + 1.0
+    high = observed + np.sqrt(special.chdtri(dimension, failure_probability)) + 1.0
     low = np.zeros_like(high)
     for _ in range(60):
         middle = 0.5 * (low + high)
@@ -218,6 +218,8 @@ def paired_bootstrap(
     References:
         B. Efron, "Better bootstrap confidence intervals", 1987.
     """
+    from scipy import stats  # slow to import, and only here
+
     require_probability("failure_probability", failure_probability)
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if a.ndim != 1 or a.shape != b.shape or len(a) < 2:

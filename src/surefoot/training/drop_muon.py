@@ -30,6 +30,7 @@ References:
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import time
 import warnings
@@ -75,7 +76,7 @@ class DropMuon(Optimizer):
         params: a module (layers by `layers_from_module`), or parameters or groups. A group may say `layer` (an integer; layers are
             ordered by it, 0 nearest the input) and `norm`; without `layer` every parameter is one of its own, in order.
         lr: the radius of an "lmo" step, and times `auxiliary_scale` the rate of AdamW and SGD.
-        sampling: "uniform", "full", "auto", cutoff probabilities, a distribution or a schedule of `drop_muon_sampling`.
+        sampling: "independent" (the default: every layer with probability 0.4, the last always), "uniform", "full", "auto", cutoff probabilities, a distribution or a schedule of `drop_muon_sampling`.
         momentum, nesterov, weight_decay: as in ``torch.optim.Muon`` (the paper's beta is 1 - momentum).
         norm: "spectral", "sign", "euclidean", "adamw" or "sgd"; None is spectral for two and more dimensions (kernels flattened
             to (out, rest)), AdamW for vectors.
@@ -89,6 +90,9 @@ class DropMuon(Optimizer):
         lr_compensation: c in lr_i = lr / max(P_i, 1/4)^c, for layers that are drawn rarely: with 1, the default, a layer moves as far on average
             as in full Muon (and with "auto", where P_i = L_i / max L, by the step that its own smoothness allows), up to 4 lr a step; 0, as published, is in
             effect a smaller rate, which is better only where lr is already as large as full Muon bears.
+        momentum_compensation: a in momentum_i = momentum^(1 / max(P_i, 1/4)^a), for steps of a norm and SGD. A layer's momentum stands still while it is not
+            drawn, so that with a = 0, as published, it averages gradients that are 1 / P times older, and overshoots with longer steps. With 1, the
+            default, it forgets as much a step of the run as in full Muon. With "auto", which is measured without, the default is 0.
         mode: "freeze" switches ``requires_grad``; "inputs" leaves it alone, and ``optimizer.backward(loss)`` prunes the graph;
             "split" freezes, too, and runs the blocks of a `SplitSequential` before the first drawn layer without a graph.
         seed: of the draws.
@@ -101,18 +105,22 @@ class DropMuon(Optimizer):
     """
 
     def __init__(
-        self, params: nn.Module | Iterable[Any], lr: float = 0.02, *, sampling: Any = "uniform", momentum: float = 0.95,
+        self, params: nn.Module | Iterable[Any], lr: float = 0.02, *, sampling: Any = "independent", momentum: float = 0.95,
         nesterov: bool = True, weight_decay: float = 0.0, norm: str | None = None, step: Literal["lmo", "sharp"] = "lmo",
         gamma: float | tuple[float, float] | None = None, scale: Literal["original", "match_rms_adamw", "none"] = "original",
         orthogonalise: Orthogonalise = "newton-schulz", ns_steps: int = 5, ns_dtype: torch.dtype | None = None, eps: float = 1e-7,
         betas: tuple[float, float] = (0.9, 0.95), auxiliary_scale: float = 0.1, lr_compensation: float | None = None,
-        mode: Literal["freeze", "inputs", "split"] = "freeze", seed: int = 0, synchronise: bool = False, distribute: bool | None = None,
+        momentum_compensation: float | None = None, mode: Literal["freeze", "inputs", "split"] = "freeze", seed: int = 0, synchronise: bool = False, distribute: bool | None = None,
         frozen_statistics: bool = False,
     ) -> None:  # fmt: skip
         module = params if isinstance(params, nn.Module) else None
         groups = layers_from_module(params) if isinstance(params, nn.Module) else params
         self._schedule = as_schedule(sampling)
         self._held = Holding(module, mode, frozen_statistics)
+        for name, given in (("lr_compensation", lr_compensation), ("momentum_compensation", momentum_compensation)):
+            if given is not None and not 0 <= given <= 1:
+                raise ValueError(f"{name} is {given}; expected a number of [0, 1]")
+        self._momentum_compensation = momentum_compensation
         self._compensation, self._synchronise, self._distribute = lr_compensation, synchronise, distribute
         if mode not in MODES:
             raise ValueError(f"mode is {mode!r}; expected freeze, inputs or split")
@@ -120,8 +128,6 @@ class DropMuon(Optimizer):
             raise ValueError("mode='split' needs a SplitSequential of the network's blocks instead of parameters")
         if frozen_statistics and module is None:
             raise ValueError("frozen_statistics needs the module; give the model instead of its parameters")
-        if lr_compensation is not None and not 0 <= lr_compensation <= 1:
-            raise ValueError(f"lr_compensation is {lr_compensation}; expected a number of [0, 1]")
         self._ready = False
         super().__init__(groups, {
             "lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay, "norm": norm, "step": step,
@@ -169,7 +175,7 @@ class DropMuon(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As in torch; layers are counted anew, and what `auto` has learnt is forgotten."""
-        super().add_param_group(param_group)
+        inspect.unwrap(Optimizer.add_param_group)(self, param_group)
         self._check_group(self.param_groups[-1])
         if self._ready:
             self._index()
@@ -177,6 +183,10 @@ class DropMuon(Optimizer):
                 {**self._memory, "times": {}, "smoothness": [[] for _ in range(self.layers)], "cutoffs": None}
             )
             self._next()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As in torch, whose wrapper (unwrapped here and above) imports the whole compiler at its first call."""
+        inspect.unwrap(Optimizer.zero_grad)(self, set_to_none)
 
     @staticmethod
     def _check_group(group: Mapping[str, Any]) -> None:
@@ -393,15 +403,21 @@ class DropMuon(Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 if self._held.mask[self._layer[p]]:
-                    drawn.append((p, group, self._rate(p, float(group["lr"]))))
+                    rate, momentum = self._compensated(p, float(group["lr"]), float(group["momentum"]))
+                    its = group if momentum == group["momentum"] else {**group, "momentum": momentum}
+                    drawn.append((p, its, rate))
                 else:
                     p.grad = None
         update(drawn, self.state, self._distribute)
 
-    def _rate(self, p: Tensor, lr: float) -> float:
+    def _compensated(self, p: Tensor, lr: float, momentum: float) -> tuple[float, float]:
+        """Rate and momentum of a parameter by how often its layer is drawn."""
+        auto = isinstance(self._schedule, Auto)
         power = 1.0 if self._compensation is None else self._compensation
+        forgetting = float(not auto) if self._momentum_compensation is None else self._momentum_compensation
         least = self._schedule.least_inclusion if isinstance(self._schedule, Auto) else LEAST_INCLUSION
-        return lr / max(float(self._distribution.inclusion[self._layer[p]]), least) ** power
+        share = max(float(self._distribution.inclusion[self._layer[p]]), least)
+        return lr / share**power, momentum ** (1 / share**forgetting)
 
     def update_operations(self, layer: int) -> float:
         """Floating-point operations of the matrix products in a layer's update: 5 Newton-Schulz steps of 2 n^2 (2 m + n) a piece, n <= m."""
@@ -537,7 +553,7 @@ class DropMuon(Optimizer):
         self._next()
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("_schedule", "_compensation", "_synchronise", "_distribute")
+        own = ("_schedule", "_compensation", "_momentum_compensation", "_synchronise", "_distribute")
         known = {id(p) for p in self._held.trained}
         trained = [id(p) in known for group in self.param_groups for p in group["params"]]
         return {

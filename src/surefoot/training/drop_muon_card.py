@@ -21,8 +21,8 @@ class Options:
 
     steps: int = 200
     """Steps of training."""
-    sampling: Literal["uniform", "full", "auto", "epoch-shift"] = "uniform"
-    """Which layers a step updates: cutoffs with equal probability, all, the cost-optimal ones by estimated smoothness, or shallow first and deep later."""
+    sampling: Literal["independent", "uniform", "full", "auto", "epoch-shift"] = "independent"
+    """Which layers a step updates: each with probability 0.4 and the last always, cutoffs with equal probability, all, the cost-optimal ones by estimated smoothness, or shallow first and deep later."""
     lr: float = 0.03
     """Learning rate: the spectral length of a step; AdamW takes a tenth of it for vectors, embeddings and the head."""
     momentum: float = 0.9
@@ -33,6 +33,8 @@ class Options:
     """Decoupled weight decay, of drawn layers only."""
     lr_compensation: float | None = None
     """c: layers that are drawn with probability P step by lr / max(P, 1/4)^c; default 1, 0 is the published method."""
+    momentum_compensation: float | None = None
+    """a: they keep momentum^(1 / max(P, 1/4)^a) of their momentum; default 1 (with auto 0), 0 is the published method."""
     norm: Literal["", "spectral", "sign", "euclidean", "adamw", "sgd"] = ""
     """The norm of every parameter's step; default spectral for matrices and kernels, AdamW for the rest."""
     scale: Literal["original", "match_rms_adamw", "none"] = "original"
@@ -103,11 +105,14 @@ def method(options: Options) -> Any:
         or not 0 <= options.momentum < 1
         or options.weight_decay < 0
         or not 0 <= (options.lr_compensation or 0.0) <= 1
+        or not 0 <= (options.momentum_compensation or 0.0) <= 1
     ):
-        raise ValueError("expected lr > 0, momentum of [0, 1), weight_decay >= 0, lr_compensation of [0, 1]")
+        raise ValueError(
+            "expected lr > 0, momentum of [0, 1), weight_decay >= 0, lr_compensation and momentum_compensation of [0, 1]"
+        )
     return TrainMuon(
         options.steps, options.sampling, options.lr, options.momentum, options.nesterov, options.weight_decay, options.lr_compensation,
-        options.norm or None, options.scale, batch=options.batch, epochs=options.epochs, compare=options.compare, audits=options.audits,
+        options.momentum_compensation, options.norm or None, options.scale, batch=options.batch, epochs=options.epochs, compare=options.compare, audits=options.audits,
     )  # fmt: skip
 
 
@@ -145,6 +150,7 @@ def tiny() -> Sequence[tuple[Any, Any]]:
 
     short: dict[str, Any] = {"horizon": 24, "batch": 40, "audits": 2}
     return [
+        (task("mlp"), TrainMuon(**short)),
         (task("mlp"), TrainMuon(sampling="uniform", **short)),
         (task("cnn"), TrainMuon(sampling="auto", weight_decay=0.1, lr_compensation=0.5, compare=False, **short)),
         (task("mlp"), TrainMuon(sampling="epoch-shift", norm="sign", lr=0.003, nesterov=False, **short)),
@@ -183,7 +189,9 @@ CARD = System(
     presets={
         "default": Options(),
         "tour": Options(steps=60, audits=2),
-        "paper": Options(steps=600, batch=4000, lr=0.1, width=64, momentum=0.95, lr_compensation=0.0),
+        "paper": Options(
+            steps=600, batch=4000, sampling="uniform", lr=0.1, width=64, momentum=0.95, lr_compensation=0.0, momentum_compensation=0.0,
+        ),
     },
     inputs=(
         InputSpec("data", "labelled images, or text", (".npz", ".gz", ".png", ".txt")),
@@ -195,7 +203,7 @@ CARD = System(
     traits=Traits(gpu=True, distributed=True),
     peers=("muon-optimizer", "torch.optim.Muon", "AdamW", "SGD"),
     tiny=tiny,
-    tiny_options={"steps": 24, "sampling": "uniform", "batch": 40, "network": "mlp", "width": 6, "depth": 2, "audits": 2, "weight_decay": 0.01},
+    tiny_options={"steps": 24, "batch": 40, "network": "mlp", "width": 6, "depth": 2, "audits": 2, "weight_decay": 0.01},
     tiny_inputs=tiny_inputs,
     optimizers=("surefoot.training.drop_muon:DropMuon",),
 )  # fmt: skip

@@ -36,7 +36,7 @@ def certify_training(problem: MuonTask, method: TrainMuon, state: DropMuonState)
     rows = list(parameter_layers(arm))
     settings: dict[str, Any] = {
         "sampling": method.sampling, "lr": method.lr, "momentum": method.momentum, "nesterov": method.nesterov, "weight_decay": method.weight_decay,
-        "lr_compensation": method.compensation, "scale": method.scale, "ns_steps": method.ns_steps, "batch": method.batch,
+        "lr_compensation": method.compensation, "momentum_compensation": method.forgetting, "scale": method.scale, "ns_steps": method.ns_steps, "batch": method.batch,
         "seed": state.streams.seed, "names": [r[0] for r in rows], "layers": [r[1] for r in rows], "norms": [r[2] for r in rows],
     }  # fmt: skip
     if method.sampling == "epoch-shift":
@@ -45,7 +45,12 @@ def certify_training(problem: MuonTask, method: TrainMuon, state: DropMuonState)
     audits = {k: np.stack([np.asarray(a[k]) for a in state.audits]) for k in (state.audits[0] if state.audits else {})}
     evidence: dict[str, Any] = {
         "settings.json": settings,
-        "draws.npz": {"masks": masks, "eras": np.array(state.eras), "costs": np.array(state.costs)},
+        "draws.npz": {
+            "masks": masks,
+            "eras": np.array(state.eras),
+            "costs": np.array(state.costs),
+            "spared": np.array(state.spared),
+        },
     }
     claims = [*_draws(method, state, masks)]
     if audits:
@@ -64,7 +69,7 @@ def certify_training(problem: MuonTask, method: TrainMuon, state: DropMuonState)
 
 def _draws(method: TrainMuon, state: DropMuonState, masks: Any) -> list[Claim]:
     costs = CostModel(state.costs[0], tuple(state.costs[1:]))
-    done = sum(costs.step(int(mask.argmax())) for mask in masks)
+    done = sum(costs.of(mask.tolist(), state.spared) for mask in masks)
     inputs = ("draws.npz", "settings.json", "input:data")
     claims = [
         Claim(
@@ -118,13 +123,14 @@ def _audited(
             loss = problem.loss(model, x.double() if x.is_floating_point() else x, y)
         gradients = torch.autograd.grad(loss, [parameters[i] for i in drawn], allow_unused=True)
         largest = max(float(g.abs().max()) for g in gradients if g is not None)  # pyright: ignore[reportUnnecessaryComparison]
-        P = np.minimum(np.cumsum(next(e for e in reversed(state.eras) if e[0] <= k)[1:]), 1.0)
+        p = next(e for e in reversed(state.eras) if e[0] <= k)[1:]
+        P = np.asarray(p) if method.sampling == "independent" else np.minimum(np.cumsum(p), 1.0)
         for i, g in zip(drawn, gradients, strict=True):
             if g is None or float(g.abs().max()) <= NO_GRADIENT * largest:  # pyright: ignore[reportUnnecessaryComparison] - allow_unused gives None
                 continue
             before = parts["weights"][i].double().reshape(g.shape)
             moved = parts["after"][i].double().reshape(g.shape) - before
-            rate = method.lr / max(float(P[settings["layers"][i]]), LEAST_INCLUSION) ** method.compensation
+            share = max(float(P[settings["layers"][i]]), LEAST_INCLUSION)
             wanted = _step(
                 method,
                 settings["norms"][i],
@@ -133,7 +139,8 @@ def _audited(
                 parts["momentum"][i],
                 parts["second"][i],
                 float(audit["updates"][i]),
-                rate,
+                method.lr / share**method.compensation,
+                method.momentum ** (1 / share**method.forgetting),
             )
             size = float(wanted.norm())
             worst = max(worst, float((moved - wanted).norm()) / size if size > 0 else float(moved.norm() > 0))
@@ -159,7 +166,15 @@ def _audited(
 
 
 def _step(
-    method: TrainMuon, norm: str, g: Tensor, X: Tensor, momentum: Tensor, second: Tensor, updates: float, rate: float
+    method: TrainMuon,
+    norm: str,
+    g: Tensor,
+    X: Tensor,
+    momentum: Tensor,
+    second: Tensor,
+    updates: float,
+    rate: float,
+    keeps: float,
 ) -> Tensor:
     """Drop-Muon's change of one parameter, in float64."""
     moment = momentum.double().reshape(g.shape)
@@ -171,11 +186,11 @@ def _step(
         variance = 0.95 * second.double().reshape(g.shape) + 0.05 * g * g
         n = updates + 1
         return decay - rate * (moment / (1 - 0.9**n)) / ((variance / (1 - 0.95**n)).sqrt() + 1e-8)
-    moment = method.momentum * moment + (1 - method.momentum) * g
+    moment = keeps * moment + (1 - keeps) * g
     if method.momentum == 0:
         moment = g
     elif method.nesterov:
-        moment = (1 - method.momentum) * g + method.momentum * moment
+        moment = (1 - keeps) * g + keeps * moment
     if norm == "sgd":
         return decay - rate * moment
     if norm == "spectral":

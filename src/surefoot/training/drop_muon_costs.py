@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ import numpy as np
 if TYPE_CHECKING:
     from surefoot.training.drop_muon import DropMuon
 
-__all__ = ["CostModel", "count_costs", "fit_costs", "measure_costs"]
+__all__ = ["CostModel", "count_costs", "count_spared", "fit_costs", "measure_costs"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,12 @@ class CostModel:
     def step(self, start: int) -> float:
         """Cost of a step that updates the layers from `start` on."""
         return self.forward + sum(self.layers[start:])
+
+    def of(self, mask: Sequence[int], spared: Sequence[float] = ()) -> float:
+        """Cost of a step that updates the layers of a mask (b,), less what those left out after the first would have taken, if `spared` says."""
+        start = list(mask).index(1)
+        left_out = (saved for on, saved in zip(mask[start:], spared[start:], strict=False) if not on)
+        return self.step(start) - sum(left_out)
 
     def expected(self, cutoffs: Sequence[float]) -> float:
         """Mean cost of a step under cutoff probabilities (b,)."""
@@ -98,23 +104,36 @@ def _wait(optimizer: DropMuon) -> None:
         torch.cuda.synchronize(optimizer.device)
 
 
+def _counted(optimizer: DropMuon, gradient: Callable[[], Any], sets: Sequence[Iterable[int]]) -> list[float]:
+    """Operations of forward and backward pass for each set of layers."""
+    from surefoot.numerics.operations import CountOperations
+
+    found = []
+    with optimizer.trial():
+        for chosen in sets:
+            optimizer.draw_exactly(chosen)
+            with CountOperations() as counter:
+                gradient()
+            found.append(float(counter.total))
+    return found
+
+
+def count_spared(optimizer: DropMuon, gradient: Callable[[], Any]) -> list[float]:
+    """Operations (b,) that a step saves when a layer beyond the first drawn one is left out: the gradient of its own parameters, and its update."""
+    b = optimizer.layers
+    every, *without = _counted(optimizer, gradient, [range(b), *[[j for j in range(b) if j != i] for i in range(1, b)]])
+    return [0.0, *[every - left + optimizer.update_operations(i) for i, left in enumerate(without, 1)]]
+
+
 def count_costs(optimizer: DropMuon, gradient: Callable[[], Any]) -> CostModel:
-    """The model in floating-point operations of matrix products and convolutions, by ``torch.utils.flop_counter``: backward passes at every cutoff, and the
+    """The model in floating-point operations of matrix products and convolutions, by the formulas of ``torch.utils.flop_counter``: backward passes at every cutoff, and the
     orthogonalisation.
 
     Args:
         gradient: zero_grad, forward and backward, without a step.
     """
-    from torch.utils.flop_counter import FlopCounterMode
-
     b = optimizer.layers
-    passes = []
-    with optimizer.trial():
-        for s in range(b):
-            optimizer.draw_exactly(range(s, b))
-            with FlopCounterMode(display=False) as counter:
-                gradient()
-            passes.append(float(counter.get_total_flops()))
+    passes = _counted(optimizer, gradient, [range(s, b) for s in range(b)])
     updates = [optimizer.update_operations(i) for i in range(b)]
     c = [passes[i] - passes[i + 1] + updates[i] for i in range(b - 1)]
     return CostModel(passes[-1], (*c, updates[-1]))

@@ -17,7 +17,7 @@ from surefoot.core.certificate import Certificate
 from surefoot.core.method import Look, Method, State, Status, transient
 from surefoot.core.random import Streams
 from surefoot.training.drop_muon import DropMuon
-from surefoot.training.drop_muon_costs import CostModel, count_costs
+from surefoot.training.drop_muon_costs import CostModel, count_costs, count_spared
 from surefoot.training.drop_muon_layers import layers_from_module
 from surefoot.training.drop_muon_problem import LeastSquares, MuonTask
 from surefoot.training.drop_muon_sampling import Auto, EpochShift, LayerSchedule, as_schedule, optimal_cutoffs
@@ -50,8 +50,11 @@ class DropMuonState(State):
     full_slots: dict[str, Tensor] = field(default_factory=dict)
     full_memory: dict[str, Any] = field(default_factory=dict)
     costs: list[float] = field(default_factory=list)  # C_f, c_0, ..., in operations
+    spared: list[float] = field(default_factory=list)  # (b,), where sets need not be suffixes
     masks: list[list[int]] = field(default_factory=list)
-    eras: list[list[float]] = field(default_factory=list)  # since which step, the cutoff probabilities from then on
+    eras: list[list[float]] = field(
+        default_factory=list
+    )  # since which step; from then on the cutoffs' probabilities, or the layers' ("independent")
     audits: list[dict[str, Any]] = field(default_factory=list)
     loss: float = -1.0  # moving averages over about ten steps; below 0: none yet
     full_loss: float = -1.0
@@ -66,7 +69,7 @@ class TrainMuon(Method[MuonTask, DropMuonState, dict[str, Tensor]]):
 
     Args:
         horizon: steps of each.
-        sampling: "uniform", "full", "auto" or "epoch-shift".
+        sampling: "independent", "uniform", "full", "auto" or "epoch-shift".
         batch: samples a step.
         compare: train with full Muon, too.
         audits: steps of which everything is kept for the certificate ("auto" adds those that estimate the smoothness).
@@ -75,12 +78,13 @@ class TrainMuon(Method[MuonTask, DropMuonState, dict[str, Tensor]]):
     """
 
     horizon: int = 60  # pyright: ignore[reportIncompatibleVariableOverride]
-    sampling: str = "uniform"
+    sampling: str = "independent"
     lr: float = 0.03
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 0.0
     lr_compensation: float | None = None
+    momentum_compensation: float | None = None
     norm: str | None = None
     scale: str = "original"
     ns_steps: int = 5
@@ -93,13 +97,18 @@ class TrainMuon(Method[MuonTask, DropMuonState, dict[str, Tensor]]):
     def __post_init__(self) -> None:
         if self.horizon < 1 or self.batch < 1 or self.audits < 1 or self.epochs < 1:
             raise ValueError("steps, batch, audits and epochs must be at least 1")
-        if self.sampling not in ("uniform", "full", "auto", "epoch-shift"):
-            raise ValueError(f"sampling is {self.sampling!r}; expected uniform, full, auto or epoch-shift")
+        if self.sampling not in ("independent", "uniform", "full", "auto", "epoch-shift"):
+            raise ValueError(f"sampling is {self.sampling!r}; expected independent, uniform, full, auto or epoch-shift")
 
     @property
     def compensation(self) -> float:
         """c in lr / max(P, 1/4)^c."""
         return 1.0 if self.lr_compensation is None else self.lr_compensation
+
+    @property
+    def forgetting(self) -> float:
+        """a in momentum^(1 / max(P, 1/4)^a)."""
+        return float(self.sampling != "auto") if self.momentum_compensation is None else self.momentum_compensation
 
     # ---- building ------------------------------------------------------------------------------------------------------
     def schedule(self, costs: list[float]) -> LayerSchedule:
@@ -119,7 +128,7 @@ class TrainMuon(Method[MuonTask, DropMuonState, dict[str, Tensor]]):
         how: dict[str, Any] = {"scale": self.scale}
         optimizer = DropMuon(
             groups, self.lr, sampling=sampling, momentum=self.momentum, nesterov=self.nesterov, weight_decay=self.weight_decay,
-            lr_compensation=self.compensation, ns_steps=self.ns_steps, seed=seed, **how,
+            lr_compensation=self.compensation, momentum_compensation=self.forgetting, ns_steps=self.ns_steps, seed=seed, **how,
         )  # fmt: skip
         return Arm(model.train(), optimizer)
 
@@ -141,6 +150,7 @@ class TrainMuon(Method[MuonTask, DropMuonState, dict[str, Tensor]]):
             weights=kept,
             full_weights={k: v.clone() for k, v in kept.items()} if self.compare else {},
             costs=costs,
+            spared=count_spared(arm.optimizer, gradient) if self.sampling == "independent" else [],
         )
 
     def _alive(self, problem: MuonTask, state: DropMuonState) -> list[Arm]:
@@ -216,8 +226,7 @@ class TrainMuon(Method[MuonTask, DropMuonState, dict[str, Tensor]]):
                     )
             mask = state.masks[-1]
             probing = self.sampling == "auto" and Auto().probes(state.k)
-            start = mask.index(1)
-            state.work += (model.step(start) * (2 if probing else 1)) / model.step(0)
+            state.work += (model.of(mask, state.spared) * (2 if probing else 1)) / model.step(0)
             state.full_work += float(self.compare)
             state.loss, state.full_loss = _smoothed(state.loss, losses[0]), _smoothed(state.full_loss, losses[-1])
             state.k += 1
@@ -228,7 +237,8 @@ class TrainMuon(Method[MuonTask, DropMuonState, dict[str, Tensor]]):
     def _note(self, state: DropMuonState, arm: Arm) -> None:
         mask = [int(i in arm.optimizer.drawn) for i in range(arm.optimizer.layers)]
         state.masks.append(mask)
-        p = [float(x) for x in np.diff(arm.optimizer.inclusion, prepend=0.0)]
+        P = arm.optimizer.inclusion
+        p = [float(x) for x in (P if self.sampling == "independent" else np.diff(P, prepend=0.0))]
         if not state.eras or state.eras[-1][1:] != p:
             state.eras.append([float(state.k), *p])
 

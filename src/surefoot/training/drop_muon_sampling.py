@@ -26,7 +26,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import numpy as np
 
 __all__ = [
-    "Auto", "Cutoffs", "EpochShift", "Full", "Independent", "LayerDistribution", "LayerSchedule", "Scheduled", "Subsets", "Uniform",
+    "Auto", "Cutoffs", "EachLayer", "EpochShift", "Full", "Independent", "LayerDistribution", "LayerSchedule", "Scheduled", "Subsets", "Uniform",
     "as_schedule", "epoch_shift", "optimal_cutoffs", "optimal_inclusion", "predicted_ratio", "steps_ratio",
 ]  # fmt: skip
 
@@ -210,6 +210,25 @@ class Uniform:
 
 
 @dataclass(frozen=True)
+class EachLayer:
+    """Every layer by its own coin, the last one always: DropMuon's default.
+
+    The backward pass reaches the earliest drawn layer, as deep as a full one more often than not; what is saved are the products of the other layers'
+    gradients and their orthogonalisation. No layer is drawn more rarely than another, so none has to step far in one go: a uniform
+    suffix draws the first of b layers with 1 / b only.
+    """
+
+    probability: float = 0.4
+
+    def __post_init__(self) -> None:
+        if not 0 < self.probability <= 1:
+            raise ValueError(f"probability is {self.probability}; expected a number of (0, 1]")
+
+    def at(self, k: int, epoch: int, layers: int) -> LayerDistribution:
+        return Independent((*[self.probability] * (layers - 1), 1.0))
+
+
+@dataclass(frozen=True)
 class EpochShift:
     """`epoch_shift` with tau = epoch / epochs; the epoch is set by `DropMuon.set_epoch`, or follows from steps_per_epoch."""
 
@@ -302,18 +321,20 @@ class Auto:
 
 
 def as_schedule(sampling: Any) -> LayerSchedule:
-    """A schedule from a name ("full", "uniform", "auto"), a schedule, a distribution, cutoff probabilities, or a function of the step.
+    """A schedule from a name ("independent", "full", "uniform", "auto"), a schedule, a distribution, cutoff probabilities, or a function of the step.
 
     Raises:
         ValueError, TypeError: with what there is.
     """
     if isinstance(sampling, str):
-        named: Mapping[str, LayerSchedule] = {"full": Full(), "uniform": Uniform(), "auto": Auto()}
+        named: Mapping[str, LayerSchedule] = {
+            "independent": EachLayer(), "full": Full(), "uniform": Uniform(), "auto": Auto(),
+        }  # fmt: skip
         if sampling in named:
             return named[sampling]
         hint = {"epoch-shift": "give EpochShift(epochs)", "optimal": "give optimal_cutoffs(L), or 'auto'"}
         raise ValueError(
-            f"sampling {sampling!r}: {hint.get(sampling.replace('_', '-'), 'there are full, uniform, auto')}"
+            f"sampling {sampling!r}: {hint.get(sampling.replace('_', '-'), 'there are independent, full, uniform, auto')}"
         )
     if isinstance(sampling, LayerDistribution) or (callable(sampling) and not isinstance(sampling, LayerSchedule)):
         return Scheduled(cast("LayerDistribution | Callable[[int], LayerDistribution]", sampling))

@@ -1,8 +1,7 @@
 """Checkers of Drop-Muon's claims.
 
 Steps are redone from the gradient of a complete backward pass in float64, with the Newton-Schulz polynomial applied to singular values;
-draws from the seed; the optimal probabilities by a linear program; operations with a graph that is pruned instead of frozen; least
-squares with Kronecker products in numpy.
+draws from the seed; the optimal probabilities by a linear program; operations with a graph that is pruned instead of frozen.
 """
 
 from __future__ import annotations
@@ -13,17 +12,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import linprog
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from surefoot.core.certificate import Claim
 from surefoot.core.random import Streams
 from surefoot.core.verify import Check, Dossier, Verdict, compare
-from surefoot.training.drop_muon_problem import LeastSquares, MuonTask
+from surefoot.numerics.operations import CountOperations
+from surefoot.training.drop_muon_problem import MuonTask
+from surefoot.training.verify_drop_muon_squares import average, descent
 
 Array = np.ndarray[Any, np.dtype[Any]]
 QUINTIC = (3.4445, -4.7750, 2.0315)
 LEAST_GAIN, LEAST_SHARE, DECAYS, RECENT, EVERY = 0.03, 0.25, (0.9, 0.95), 5, 100
+SHARE = 0.4  # of the steps, of a layer other than the last: "independent"
 
 
 def _require(truth: Any, why: str) -> None:
@@ -54,7 +55,8 @@ class _Run:
         _require(self.settings["scale"] in ("original", "match_rms_adamw", "none"), "the scale has no meaning")
         _require(isinstance(self.settings["nesterov"], bool), "nesterov is neither true nor false")
         draws = dossier.evidence["draws.npz"]
-        self.masks, self.eras, self.costs = draws["masks"], draws["eras"], draws["costs"]
+        self.masks, self.eras, self.costs, self.spared = (draws[n] for n in ("masks", "eras", "costs", "spared"))
+        self.suffixes = self.settings["sampling"] != "independent"
         b = len(self.costs) - 1
         _require(self.masks.dtype == np.uint8 and set(np.unique(self.masks)) <= {0, 1}, "the sets are not 0 and 1")
         _require(self.masks.shape[1] == b == self.eras.shape[1] - 1, "the sets are not of the layers")
@@ -63,8 +65,12 @@ class _Run:
         self.streams = Streams(self.seed)
 
     def era(self, k: int) -> Array:
-        """Cutoff probabilities at step k."""
+        """Probabilities at step k: of the cutoffs, or ("independent") of the layers."""
         return self.eras[np.flatnonzero(self.eras[:, 0] <= k)[-1], 1:]
+
+    def inclusion(self, k: int) -> Array:
+        """How often step k draws each layer."""
+        return np.cumsum(self.era(k)) if self.suffixes else self.era(k)
 
     def probing(self, k: int) -> bool:
         auto = self.settings["sampling"] == "auto" and len(self.costs) > 2
@@ -101,8 +107,10 @@ class _Run:
 
 # ---- draws and costs ---------------------------------------------------------------------------------------------------
 def _declared(run: _Run, k: int) -> Array | None:
-    """The cutoff probabilities that the sampling's name means at step k; None for "auto"."""
+    """The probabilities that the sampling's name means at step k; None for "auto"."""
     b, name = len(run.costs) - 1, run.settings["sampling"]
+    if name == "independent":
+        return np.array([*[SHARE] * (b - 1), 1.0])
     if name == "uniform":
         return np.full(b, 1 / b)
     if name == "full":
@@ -134,6 +142,10 @@ def _check_draws(run: _Run) -> None:
                 np.allclose(p, wanted, rtol=1e-9, atol=1e-12),
                 f"step {k}: the probabilities are not those of the sampling",
             )
+        if not run.suffixes:
+            coins = run.streams.numpy("layers", k).random(len(p))
+            _require((mask == (coins < p)).all(), f"step {k}: the set is not what seed and probabilities give")
+            continue
         _require((p >= -1e-12).all() and abs(p.sum() - 1) < 1e-9, f"step {k}: the probabilities are none")
         if run.probing(k):
             _require(mask.all(), f"step {k} estimates the smoothness, so it updates every layer")
@@ -154,8 +166,6 @@ def _check_draws(run: _Run) -> None:
 
 def _check_costs(run: _Run) -> None:
     """Counted again, on the whole graph pruned by asking for some gradients only."""
-    from torch.utils.flop_counter import FlopCounterMode
-
     b = len(run.costs) - 1
     model = run.problem.make().train()
     (size,) = _numbers(run.settings, "batch")
@@ -165,11 +175,7 @@ def _check_costs(run: _Run) -> None:
     passes, updates = [], np.zeros(b)
     for s in range(b):
         wanted = [p for p, layer in zip(parameters, run.layers, strict=True) if layer >= s]
-        with FlopCounterMode(display=False) as counter:
-            torch.autograd.grad(
-                run.problem.loss(model, run.problem.x[rows], run.problem.y[rows]), wanted, allow_unused=True
-            )
-        passes.append(float(counter.get_total_flops()))
+        passes.append(_operations_of(run, model, rows, wanted))
     for p, layer, norm in zip(parameters, run.layers, run.norms, strict=True):
         if norm == "spectral":
             low, high = sorted((p.shape[0], p.numel() // p.shape[0]))
@@ -178,6 +184,26 @@ def _check_costs(run: _Run) -> None:
     said = np.array([run.costs[0] + run.costs[1 + s :].sum() for s in range(b)])
     _require(np.allclose(said, T, rtol=1e-6), "the costs are not those that are counted")
     _require(np.isclose(run.costs[0], passes[-1], rtol=1e-6), "the forward cost is not the one that is counted")
+    if run.suffixes:
+        _require(run.spared.size == 0, "only sets that are no suffixes spare layers within")
+        return
+    spared = np.zeros(b)
+    for i in range(1, b):
+        wanted = [p for p, layer in zip(parameters, run.layers, strict=True) if layer != i]
+        spared[i] = passes[0] - _operations_of(run, model, rows, wanted) + updates[i]
+    _require(
+        run.spared.shape == (b,) and np.allclose(run.spared, spared, rtol=1e-6),
+        "what leaving out a layer saves is not what is counted",
+    )
+
+
+def _operations_of(run: _Run, model: torch.nn.Module, rows: slice, wanted: list[torch.nn.Parameter]) -> float:
+    """Of forward pass and backward pass to some parameters."""
+    with CountOperations() as counter:
+        torch.autograd.grad(
+            run.problem.loss(model, run.problem.x[rows], run.problem.y[rows]), wanted, allow_unused=True
+        )
+    return float(counter.total)
 
 
 def draws(claim: Claim, dossier: Dossier) -> Verdict:
@@ -193,7 +219,12 @@ def operations(claim: Claim, dossier: Dossier) -> Verdict:
     _check_draws(run)
     _check_costs(run)
     layers = run.costs[1:]
-    total = sum(run.costs[0] + layers[np.flatnonzero(mask)[0] :].sum() for mask in run.masks)
+    total = 0.0
+    for mask in run.masks:
+        start = int(np.flatnonzero(mask)[0])
+        total += run.costs[0] + layers[start:].sum()
+        if not run.suffixes:
+            total -= run.spared[start:][mask[start:] == 0].sum()
     return compare(claim, float(total / (len(run.masks) * run.costs.sum())), supports="measured", bound=1.0)
 
 
@@ -258,6 +289,8 @@ def _shared(values: list[float]) -> Array:
 
 def _cheapest(L: Array, costs: Array) -> tuple[float, Array]:
     """min C_f t + c q over q_i >= L_i, q non-decreasing, q_b = t: expected cost times steps; and P = q / t."""
+    from scipy.optimize import linprog
+
     b = len(L)
     objective = costs[1:].copy()
     objective[-1] += costs[0]
@@ -330,8 +363,10 @@ def _orthogonal(M: Array, steps: int) -> Array:
     return (U * s) @ Vh
 
 
-def _wanted(run: _Run, i: int, g: Array, X: Array, moment: Array, variance: Array, n: float, rate: float) -> Array:
-    momentum, decay, ns_steps = _numbers(run.settings, "momentum", "weight_decay", "ns_steps")
+def _wanted(
+    run: _Run, i: int, g: Array, X: Array, moment: Array, variance: Array, n: float, rate: float, momentum: float
+) -> Array:
+    decay, ns_steps = _numbers(run.settings, "weight_decay", "ns_steps")
     norm = run.norms[i]
     if norm in ("adamw", "sgd"):
         rate = rate / 10
@@ -359,13 +394,15 @@ def step(claim: Claim, dossier: Dossier) -> Verdict:
     run = _Run(dossier)
     _check_draws(run)
     audits, worst = dossier.evidence["audits.npz"], 0.0
-    lr, compensation, momentum = _numbers(run.settings, "lr", "lr_compensation", "momentum")
+    lr, compensation, usual, forgetting = _numbers(
+        run.settings, "lr", "lr_compensation", "momentum", "momentum_compensation"
+    )
     steps = audits["step"]
     _require(len(steps) >= 1 and (np.diff(steps) > 0).all() and steps[0] >= 0, "the audited steps have no order")
     _require(np.isfinite(audits["buffers"]).all(), "a buffer is not finite")
     for place, k in enumerate(int(s) for s in steps):
         before, after = audits["weights"][place], audits["after"][place]
-        P = np.cumsum(run.era(k))
+        P = run.inclusion(k)
         gradients = run.gradient(before, audits["buffers"][place], k)
         offset = 0
         drawn = [g for g, layer in zip(gradients, run.layers, strict=True) if run.masks[k, layer]]
@@ -390,6 +427,8 @@ def step(claim: Claim, dossier: Dossier) -> Verdict:
             )
             if not run.masks[k, run.layers[i]]:
                 continue
+            share = max(float(P[run.layers[i]]), LEAST_SHARE)
+            momentum = usual**share ** (-forgetting)
             weight = 1 - (DECAYS[0] if counted else momentum)
             kept = M + weight * (g - M) if counted or momentum > 0 else np.zeros_like(g)
             size = max(np.linalg.norm(kept), 1e-12)
@@ -400,7 +439,7 @@ def step(claim: Claim, dossier: Dossier) -> Verdict:
             if np.abs(g).max() <= 1e-6 * largest:
                 continue
             X = before[part].astype(float).reshape(g.shape)
-            wanted = _wanted(run, i, g, X, M, V, n + 1, lr / max(float(P[run.layers[i]]), LEAST_SHARE) ** compensation)
+            wanted = _wanted(run, i, g, X, M, V, n + 1, lr / share**compensation, momentum)
             moved = after[part].astype(float).reshape(g.shape) - X
             length = float(np.linalg.norm(wanted))
             error = float(np.linalg.norm(moved - wanted)) / length if length > 0 else float(np.linalg.norm(moved) > 0)
@@ -456,7 +495,7 @@ def accuracy(claim: Claim, dossier: Dossier) -> Verdict:
         said is not None and said.level == 0.95 and said.samples == n, "the confidence is not that of the test data"
     )
     # One sample whose two best logits nearly tie may fall either way on another machine.
-    bounds = [0.0 if k <= 0 else float(beta.ppf(0.05, k, n - k + 1)) for k in (hits - 1, hits, hits + 1)]
+    bounds = [0.0 if k <= 0 else float(betaincinv(k, n - k + 1, 0.05)) for k in (hits - 1, hits, hits + 1)]
     near = min(bounds, key=lambda x: abs(x - float(claim.value or 0)))  # type: ignore[arg-type]
     return compare(claim, near, supports="statistical", bound=0.0, rtol=1e-6, atol=1e-9)
 
@@ -500,78 +539,6 @@ def beside_full(claim: Claim, dossier: Dossier) -> Verdict:
             weights[name], place = values.reshape(tuple(buffer.shape)), place + buffer.numel()
     theirs, _ = _count(claim, problem, weights)
     return compare(claim, (theirs - mine) / n, supports="measured", rtol=1e-9, atol=1e-12)
-
-
-# ---- least squares -----------------------------------------------------------------------------------------------------
-def _path(dossier: Dossier) -> tuple[Array, Array, Array, Array]:
-    """Promised decreases (K,) and values (K + 1,), from Kronecker products: f = |K x - c|^2 / 2 with x the columns of all layers."""
-    problem = dossier.problem
-    _require(isinstance(problem, LeastSquares), "the problem is not least squares")
-    A, B, C = (t.numpy() for t in (problem.left, problem.right, problem.target))
-    b, (r, c) = len(A), C.shape
-    X, masks = dossier.evidence["path.npz"]["X"], dossier.evidence["path.npz"]["masks"]
-    settings = dossier.evidence["settings.json"]
-    _require(
-        X.shape == (len(masks) + 1, b, A.shape[2], B.shape[1]) and np.isfinite(X).all(),
-        "the path does not fit the problem",
-    )
-    _require(masks.dtype == np.uint8 and set(np.unique(masks)) <= {0, 1}, "the sets are not 0 and 1")
-    answer = dossier.answer
-    _require(
-        all(np.array_equal(np.asarray(answer[f"X{i}"]), X[-1, i]) for i in range(b)),
-        "the answer is not the end of the path",
-    )
-    L = np.array([min(r, c) * b * np.linalg.svd(A[i])[1][0] ** 2 * np.linalg.svd(B[i])[1][0] ** 2 for i in range(b)])
-    p = np.array(settings["p"], dtype=float)
-    named = {"uniform": np.full(b, 1 / b), "full": np.eye(b)[0], "optimal": np.diff(_by_hand(L), prepend=0.0)}
-    _require(
-        np.allclose(p, named[settings["sampling"]], rtol=1e-6, atol=1e-9),
-        "the probabilities are not those of the sampling",
-    )
-    streams = Streams(settings["seed"])
-    big = [np.kron(B[i].T, A[i]) for i in range(b)]
-    values, promised = [], []
-    for k in range(len(X)):
-        residual = sum(K @ x.flatten(order="F") for K, x in zip(big, X[k], strict=True)) - C.flatten(order="F")
-        values.append(float(residual @ residual) / 2)
-        if k == len(masks):
-            break
-        start = int(np.searchsorted(np.cumsum(p), streams.numpy("layers", k).random(), side="right"))
-        _require(
-            (masks[k] == (np.arange(b) >= start)).all(), f"step {k}: the set is not what seed and probabilities give"
-        )
-        total = 0.0
-        for i in range(b):
-            g = (big[i].T @ residual).reshape(X.shape[2:], order="F")
-            nuclear = float(
-                np.sqrt(np.maximum(np.linalg.eigvalsh(g.T @ g if g.shape[1] <= g.shape[0] else g @ g.T), 0)).sum()
-            )
-            if masks[k, i]:
-                total += nuclear**2 / (2 * L[i])
-            else:
-                _require(np.array_equal(X[k, i], X[k + 1, i]), f"step {k} moved layer {i}, which was not drawn")
-        promised.append(total)
-    return np.array(promised), np.array(values), masks, L
-
-
-def _by_hand(L: Array) -> Array:
-    P = np.array([L[: i + 1].max() / L.max() for i in range(len(L))])
-    P[-1] = 1.0
-    return P
-
-
-def descent(claim: Claim, dossier: Dossier) -> Verdict:
-    """Every step's decrease beside what smoothness promises."""
-    promised, values, _, _ = _path(dossier)
-    large = values[:-1] > 1e-9 * values[0]
-    ratios = promised[large] / np.maximum(values[:-1] - values[1:], 1e-300)[large]
-    return compare(claim, float(ratios.max()), supports="proved", bound=1.0, rtol=1e-5)
-
-
-def average(claim: Claim, dossier: Dossier) -> Verdict:
-    """Added up, beside the whole decrease."""
-    promised, values, _, _ = _path(dossier)
-    return compare(claim, float(promised.sum()), supports="proved", bound=float(values[0] - values[-1]), rtol=1e-7)
 
 
 CHECKS: Mapping[str, Check] = {
