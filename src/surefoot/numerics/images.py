@@ -56,9 +56,8 @@ def ssim_map(image: Tensor, other: Tensor) -> Tensor:
     """
     x, y = image.permute(2, 0, 1), other.permute(2, 0, 1)
     mean_x, square_x, product = _blur(torch.cat([x, x * x, x * y])).chunk(3)
-    mean_y, square_y = _blur(torch.cat([y, y * y])).chunk(
-        2
-    )  # by itself: where it is no variable, nothing goes back through it
+    # y by itself: where it is no variable, nothing goes back through it
+    mean_y, square_y = _blur(torch.cat([y, y * y])).chunk(2)
     cross = product - mean_x * mean_y
     power = mean_x**2 + mean_y**2
     spread = square_x + square_y - power

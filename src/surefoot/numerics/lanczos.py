@@ -11,7 +11,7 @@ from torch import Tensor
 __all__ = ["Lanczos", "Matvec", "lanczos"]
 
 Matvec = Callable[[Tensor], Tensor]
-Enough = Callable[[list[float], list[float]], bool]
+Enough = Callable[["Lanczos"], bool]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Lanczos:
         room = self.basis.new_empty(min(self.steps + steps, n) + 1, n)
         filled = self.basis.shape[0]
         room[:filled] = self.basis
-        diagonal, offdiagonal = self.diagonal.tolist(), self.offdiagonal.tolist()
+        diagonal, offdiagonal, tensor = self.diagonal.tolist(), self.offdiagonal.tolist(), self.basis.new_tensor
         for k in range(self.steps, min(self.steps + steps, n)):
             if filled == k:
                 replacement = None if fresh is None else _orthonormal(fresh(), room[:k])[0]
@@ -80,9 +80,8 @@ class Lanczos:
                 offdiagonal.append(length)
             else:
                 offdiagonal.append(0.0)
-            if enough is not None and enough(diagonal, offdiagonal):
+            if enough is not None and enough(Lanczos(tensor(diagonal), tensor(offdiagonal), room[:filled])):
                 break
-        tensor = self.basis.new_tensor
         basis = room[:filled] if 2 * filled > len(room) else room[:filled].clone()  # let go of much unused memory
         return Lanczos(tensor(diagonal), tensor(offdiagonal), basis)
 
@@ -97,7 +96,7 @@ def lanczos(
         start: start vector ``(n,)``, not zero.
         steps: most matrix-vector products; never more than ``n`` are made.
         fresh: gives a vector to go on with where the Krylov space closes; None stops there.
-        enough: asked after every product with the two diagonals so far (lists of equal length); True stops.
+        enough: asked after every product with the decomposition so far; True stops.
 
     Returns:
         The decomposition.

@@ -97,7 +97,7 @@ def tour(systems: Sequence[System], folder: Path, jobs: int = 1) -> tuple[Path, 
     further = sum(visit.stop is not None and not visit.skipped for visit in visits)
     collection = any(visit.stop and visit.stop.inputs and not visit.skipped for visit in visits)
     tiles = [
-        ("cards", str(len(systems))),
+        ("card" if len(systems) == 1 else "cards", str(len(systems))),
         *([("further stops", str(further))] if further else []),
         ("claims confirmed", f"{sum(r['verdict'] == 'confirmed' for r in rows)} of {len(rows)}"),
         ("seconds in all", f"{sum(v.seconds for v in visits):.1f}"),

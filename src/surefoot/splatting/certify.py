@@ -39,7 +39,6 @@ def show(
     from surefoot.splatting.model import render
 
     views = torch.from_numpy(view).reshape(-1, 4, 4)
-
     settings = Settings(threshold=scene.threshold, near=scene.near, focal=scene.focal)
     tensors, back = parameters(scene), torch.as_tensor(scene.background, dtype=torch.float32)
     if white:

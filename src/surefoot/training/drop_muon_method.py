@@ -52,9 +52,8 @@ class DropMuonState(State):
     costs: list[float] = field(default_factory=list)  # C_f, c_0, ..., in operations
     spared: list[float] = field(default_factory=list)  # (b,), where sets need not be suffixes
     masks: list[list[int]] = field(default_factory=list)
-    eras: list[list[float]] = field(
-        default_factory=list
-    )  # since which step; from then on the cutoffs' probabilities, or the layers' ("independent")
+    # since which step; from then on the cutoffs' probabilities, or the layers' ("independent")
+    eras: list[list[float]] = field(default_factory=list)
     audits: list[dict[str, Any]] = field(default_factory=list)
     loss: float = -1.0  # moving averages over about ten steps; below 0: none yet
     full_loss: float = -1.0

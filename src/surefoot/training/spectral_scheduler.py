@@ -13,7 +13,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -104,13 +104,11 @@ def line_search_rate(operator: CurvatureOperator, gradient: Tensor) -> float:
     return float(torch.dot(gradient, gradient)) / bend if bend > 0 else math.inf
 
 
-def _top(diagonal: Sequence[float], offdiagonal: Sequence[float]) -> tuple[Tensor, Tensor, int, float]:
-    """Ritz values, eigenvectors of the tridiagonal matrix, the place of the value largest in magnitude, and its residual."""
-    matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
-    beside = torch.tensor(offdiagonal[:-1], dtype=torch.float64)
-    ritz, vectors = torch.linalg.eigh(matrix + torch.diag(beside, -1), UPLO="L")
-    place = int(ritz.abs().argmax())
-    return ritz, vectors, place, abs(offdiagonal[-1] * float(vectors[-1, place]))
+def _top(run: Lanczos) -> tuple[int, float, float]:
+    """The place of the Ritz value largest in magnitude, that magnitude, and its residual."""
+    magnitudes = run.eigen()[0].abs()
+    place = int(magnitudes.argmax())
+    return place, float(magnitudes[place]), float(run.residual_bounds()[place])
 
 
 class CurvatureScheduler:
@@ -259,11 +257,11 @@ class CurvatureScheduler:
             ) from error
         if not bool(torch.isfinite(run.diagonal).all()):
             raise ValueError("the curvature is not finite: the training has diverged; lower the rate and start again")
-        ritz, vectors, place, bound = _top(run.diagonal.tolist(), run.offdiagonal.tolist())
-        top = float(ritz[place])
-        largest = abs(top) + decay
+        place, size, bound = _top(run)
+        ritz, vectors = run.eigen()
+        top, largest = float(ritz[place]), size + decay
         if top > 0 and self.batch < self.rows and not ghost:
-            direction = run.basis[: run.steps].T @ vectors[:, place].to(run.basis)
+            direction = run.basis[: run.steps].T @ vectors[:, place]
             direction = direction / torch.linalg.vector_norm(direction)
             case = Curvature(self.model, x, y, self.criterion, self.kind, Plan((1,)), None)
             share = 1 / self.batch - 1 / self.rows  # a part's batch is a batch of the whole, too
@@ -291,11 +289,10 @@ class CurvatureScheduler:
             return lanczos(operator, fresh(), self.steps)
         start, met = operator.gradient(), max((h.largest for h in self.history), default=0.0)
 
-        def enough(diagonal: list[float], offdiagonal: list[float]) -> bool:
-            if len(diagonal) < 2 or not math.isfinite(diagonal[-1]):
-                return len(diagonal) > 1
-            ritz, _, place, bound = _top(diagonal, offdiagonal)
-            top = abs(float(ritz[place]))
+        def enough(run: Lanczos) -> bool:
+            if run.steps < 2 or not bool(torch.isfinite(run.diagonal).all()):
+                return run.steps > 1
+            _, top, bound = _top(run)
             return bound <= SURE * top or top + 2 * bound <= met
 
         return lanczos(operator, start if bool(start.any()) else fresh(), self.steps, fresh, enough)
