@@ -91,9 +91,9 @@ def task() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
 def test_the_scheduler_sets_stable_pairs(policy: Any) -> None:
     net, x, y = task()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
-    scheduler = CurvatureScheduler(optimizer, net, x, y, batch=32, policy=policy, steps=20)
+    scheduler = CurvatureScheduler(optimizer, net, x, y, batch=16, policy=policy, steps=20)
     for _ in range(10):
-        for rows in torch.randperm(300).split(32):
+        for rows in torch.randperm(300).split(16):
             optimizer.zero_grad()
             nn.functional.cross_entropy(net(x[rows]), y[rows]).backward()
             optimizer.step()
@@ -108,7 +108,7 @@ def test_the_scheduler_sets_stable_pairs(policy: Any) -> None:
     assert len(scheduler.history) == 4  # after epochs 1, 2, 4, 8
     assert net.training
     assert float(nn.functional.cross_entropy(net.eval()(x), y).detach()) < 0.2
-    other = CurvatureScheduler(optimizer, net, x, y, batch=32, policy=policy)
+    other = CurvatureScheduler(optimizer, net, x, y, batch=16, policy=policy)
     other.load_state_dict(scheduler.state_dict())
     assert other.state_dict() == scheduler.state_dict()
 
@@ -127,7 +127,7 @@ def test_the_rate_falls_over_the_second_half_and_is_nesterovs() -> None:
     """0.9 / L at the largest L met, the momentum of condition 1,600, both by hand; no refresh once the rate falls."""
     net, x, y = task()
     optimizer = torch.optim.SGD(net.parameters(), lr=10.0)
-    scheduler = CurvatureScheduler(optimizer, net, x, y, batch=64, epochs=10)
+    scheduler = CurvatureScheduler(optimizer, net, x, y, batch=16, epochs=10)
     rates = []
     for _ in range(10):
         scheduler.step()
@@ -141,6 +141,13 @@ def test_the_rate_falls_over_the_second_half_and_is_nesterovs() -> None:
     found = CurvatureScheduler(damped, net, x, y, batch=64).refresh()
     assert not found.nesterov
     assert found.momentum == pytest.approx((39 / 41) ** 2)
+
+
+@pytest.mark.parametrize(("batch", "epochs"), [(16, [1, 2, 4, 8]), (32, [1, 3, 7, 15]), (64, [1, 5, 13]), (300, [1])])
+def test_refreshes_double_from_sixteen_training_steps_on(batch: int, epochs: list[int]) -> None:
+    net, x, y = task()
+    scheduler = CurvatureScheduler(torch.optim.SGD(net.parameters(), lr=0.1), net, x, y, batch=batch)
+    assert [epoch for epoch in range(1, 16) if scheduler.step() is not None] == epochs
 
 
 def test_a_refresh_goes_only_as_far_as_the_top_is_in_doubt() -> None:

@@ -41,6 +41,7 @@ MARGIN = 0.3  # "steady" without Nesterov's switch: part of the stable rate
 HALF, LEAST = 0.5, 0.05  # part of the epochs from which on the rate falls linearly; of the rate, at least
 SURE = 0.15  # residual of the top Ritz pair, against its value, that ends a refresh of "steady"
 ROWS = 32  # curvature rows at least
+APART = 16  # training steps from the first refresh to the second, at least: a refresh costs about six
 DOMINANT = 0.5  # weight above which a Ritz value is the spike of flat directions
 
 
@@ -104,11 +105,11 @@ def line_search_rate(operator: CurvatureOperator, gradient: Tensor) -> float:
     return float(torch.dot(gradient, gradient)) / bend if bend > 0 else math.inf
 
 
-def _top(run: Lanczos) -> tuple[int, float, float]:
-    """The place of the Ritz value largest in magnitude, that magnitude, and its residual."""
-    magnitudes = run.eigen()[0].abs()
-    place = int(magnitudes.argmax())
-    return place, float(magnitudes[place]), float(run.residual_bounds()[place])
+def _top(run: Lanczos) -> tuple[Tensor, Tensor, int, float]:
+    """Ritz values and eigenvectors of the tridiagonal matrix, the place of the value largest in magnitude, and its residual."""
+    ritz, vectors = run.eigen()
+    place = int(ritz.abs().argmax())
+    return ritz, vectors, place, abs(float(run.offdiagonal[-1] * vectors[-1, place]))
 
 
 class CurvatureScheduler:
@@ -135,8 +136,8 @@ class CurvatureScheduler:
         batch: rows of a training batch.
         epochs: calls of `step` in the whole training, for the final decay; None knows no end.
         policy: see above.
-        every: epochs (calls of `step`) between refreshes; 0 refreshes at doubling intervals, which costs a few refreshes for any length. Once the rate
-            falls there are none.
+        every: epochs (calls of `step`) between refreshes; 0 refreshes at doubling intervals, the first of one epoch or, where epochs are short, of 16 training
+            steps, which costs a few refreshes for any length. Once the rate falls there are none.
         warmup: epochs before the first one.
         rows: of the curvature batch; None takes those of a training batch, at least 32.
         steps: Lanczos steps; for "steady" at most, since it starts from the gradient and stops as soon as the top is no longer in doubt.
@@ -204,7 +205,11 @@ class CurvatureScheduler:
         """End of an epoch; a refresh if it is due, and the decay."""
         self.epoch += 1
         since = self.epoch - self.warmup
-        due = since >= 0 and (since % self.every == 0 if self.every else (since + 1).bit_count() == 1)
+        if self.every:
+            due = since >= 0 and since % self.every == 0
+        else:
+            span = math.ceil(APART * self.batch / self.population)  # epochs of so many training steps
+            due = since >= 0 and since % span == 0 and (since // span + 1).bit_count() == 1
         falling = self.policy == "steady" and self.epochs is not None and self.epoch >= HALF * self.epochs
         over = (self.history and falling) or self.epoch == self.epochs  # what is met then no longer matters
         found = self.refresh() if due and not over else None
@@ -257,9 +262,9 @@ class CurvatureScheduler:
             ) from error
         if not bool(torch.isfinite(run.diagonal).all()):
             raise ValueError("the curvature is not finite: the training has diverged; lower the rate and start again")
-        place, size, bound = _top(run)
-        ritz, vectors = run.eigen()
-        top, largest = float(ritz[place]), size + decay
+        ritz, vectors, place, bound = _top(run)
+        top = float(ritz[place])
+        largest = abs(top) + decay
         if top > 0 and self.batch < self.rows and not ghost:
             direction = run.basis[: run.steps].T @ vectors[:, place]
             direction = direction / torch.linalg.vector_norm(direction)
@@ -290,9 +295,10 @@ class CurvatureScheduler:
         start, met = operator.gradient(), max((h.largest for h in self.history), default=0.0)
 
         def enough(run: Lanczos) -> bool:
-            if run.steps < 2 or not bool(torch.isfinite(run.diagonal).all()):
+            if run.steps < 2 or not math.isfinite(float(run.diagonal[-1])):
                 return run.steps > 1
-            _, top, bound = _top(run)
+            ritz, _, place, bound = _top(run)
+            top = abs(float(ritz[place]))
             return bound <= SURE * top or top + 2 * bound <= met
 
         return lanczos(operator, start if bool(start.any()) else fresh(), self.steps, fresh, enough)
