@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -22,19 +26,64 @@ torch.set_num_threads(1)  # as the card does: torch's idle threads wait busily o
 
 
 def handle(request: dict[str, Any]) -> dict[str, Any]:
-    s = made(request["data"])
-    points, delta, sigma, opacity, colors = (t.clone().requires_grad_() for t in s["tensors"])
-    camera = (s["view"][None], s["matrix"][None], s["width"], s["height"])
-    pairs = 0
-    settings = Settings(focal=s["focal"], threads=request["render_threads"])
+    if "turns" in request:
+        return scaling(request)
+    frame, value = renderer(request["data"], request["render_threads"])
     began = time.perf_counter()
     for _ in range(request["times"]):
+        frame()
+    seconds = (time.perf_counter() - began) / request["times"]
+    return {"seconds": seconds, "value": value}
+
+
+def renderer(data: str, threads: int) -> tuple[Callable[[], None], dict[str, Any]]:
+    """Forward and backward of a frame, and what there is in it."""
+    s = made(data)
+    points, delta, sigma, opacity, colors = (t.clone().requires_grad_() for t in s["tensors"])
+    camera = (s["view"][None], s["matrix"][None], s["width"], s["height"])
+    settings = Settings(focal=s["focal"], threads=threads)
+    value = {"convexes": len(points), "pixels": s["width"] * s["height"], "pairs": 0}
+
+    def frame() -> None:
         shown = rasterize(points, delta, sigma, opacity, colors, *camera, settings=settings)
         shown.image.square().sum().backward()
-        pairs = shown.pairs
-    seconds = (time.perf_counter() - began) / request["times"]
-    value = {"convexes": len(points), "pixels": s["width"] * s["height"], "pairs": pairs}
-    return {"seconds": seconds, "value": value}
+        value["pairs"] = shown.pairs
+
+    return frame, value
+
+
+def scaling(request: dict[str, Any]) -> dict[str, Any]:
+    """One thread and two in turns, and what the machine's cores give at that moment: work without anything in common, on one and on two."""
+    one, two = (renderer(request["data"], n)[0] for n in (1, 2))
+    given = [np.random.default_rng(0).random(100_000) for _ in range(2)]
+    pool = ThreadPoolExecutor(1)
+
+    def work(place: int) -> None:
+        for _ in range(8):
+            np.exp(given[place])
+
+    def alone() -> None:
+        work(0)
+        work(1)
+
+    def together() -> None:
+        other = pool.submit(work, 0)
+        work(1)
+        other.result()
+
+    seconds: dict[str, list[float]] = {"one": [], "two": [], "alone": [], "together": []}
+    for turn in range(request["turns"] + 5):
+        for name, do in (("one", one), ("two", two), ("alone", alone), ("together", together)):
+            began = time.perf_counter()
+            do()
+            if turn >= 5:
+                seconds[name].append(time.perf_counter() - began)
+    middle = {name: statistics.median(values) for name, values in seconds.items()}
+    value = {
+        "one_thread_s": middle["one"], "two_threads_s": middle["two"], "gain": middle["one"] / middle["two"],
+        "machine_gain": middle["alone"] / middle["together"],
+    }  # fmt: skip
+    return {"seconds": middle["two"], "value": value}
 
 
 serve(handle)
